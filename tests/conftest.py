@@ -1,0 +1,102 @@
+"""Which tests run here: the only place that decides on skips, by marker, with a reason.
+
+    gpu    an NVIDIA GPU answers            --require-gpu   a skip for want of one is a failure
+    nvcc   a CUDA compiler works            --require-nvcc  likewise; CI=true implies it
+    slow   asked for: --slow, or -m slow    (make test-full)
+
+With CI=true a missing torch ends the session at once, since tests of numbers would otherwise fall away.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+import os
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+CUDA_SUCCESS = 0
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("kernelwright")
+    group.addoption("--require-gpu", action="store_true", help="fail, not skip, what needs a GPU")
+    group.addoption("--require-nvcc", action="store_true", help="fail, not skip, what needs nvcc")
+    group.addoption("--slow", action="store_true", help="run the slow sweeps too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if in_ci() and importlib.util.find_spec("torch") is None:
+        raise pytest.UsageError("CI=true and torch is not installed: run scripts/bootstrap.py")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    wants_slow = item.config.getoption("--slow") or "slow" in item.config.getoption("-m")
+    if item.get_closest_marker("slow") and not wants_slow:
+        pytest.skip("slow: runs with --slow (make test-full)")
+    for name, why_not in (("nvcc", why_no_nvcc), ("gpu", why_no_gpu)):
+        if item.get_closest_marker(name) and (reason := why_not()):
+            pytest.skip(f"{name}: {reason}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and isinstance(report.longrepr, tuple):
+        reason = str(report.longrepr[2]).removeprefix("Skipped: ")
+        if is_required(item, reason):
+            report.outcome = "failed"
+            report.longrepr = f"A skip is a failure here (--require-gpu, --require-nvcc or CI): {reason}"
+    return report
+
+
+def is_required(item: pytest.Item, reason: str) -> bool:
+    """Whether a test may not be skipped for `reason` in this session."""
+    config = item.config
+    required = {name for name in ("gpu", "nvcc") if config.getoption(f"--require-{name}")}
+    required |= {"nvcc"} if in_ci() else set()
+    missing = reason.split(":")[0]
+    if missing in ("slow", "nvcc", "gpu"):  # decided above
+        return missing in required
+    return any(item.get_closest_marker(name) for name in required)
+
+
+def in_ci() -> bool:
+    return os.environ.get("CI", "").lower() == "true"
+
+
+@functools.cache
+def why_no_nvcc() -> str | None:
+    """None if a CUDA compiler works, else the first line of what the builder says."""
+    from kernelwright.build.settings import read_settings
+    from kernelwright.build.toolchain import find_toolchain
+    from kernelwright.gen.errors import KernelError
+
+    try:
+        find_toolchain(read_settings())
+    except KernelError as error:
+        return str(error).splitlines()[0]
+    return None
+
+
+@functools.cache
+def why_no_gpu() -> str | None:
+    """None if the NVIDIA driver sees a GPU, else the reason; asks the driver, needs no torch."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "no NVIDIA driver (libcuda.so.1)"
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != CUDA_SUCCESS or driver.cuDeviceGetCount(ctypes.byref(count)) != CUDA_SUCCESS:
+        return "the NVIDIA driver does not start"
+    return None if count.value else "the NVIDIA driver sees no GPU"
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Root of the checkout."""
+    return ROOT
