@@ -1,0 +1,56 @@
+"""The environment variables that a build reads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kernelwright.gen.errors import BuildError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildSettings:
+    """Where things are and how much of the machine a build may use.
+
+    Attributes:
+        cache_dir: `KERNELWRIGHT_CACHE`, or `~/.cache/kernelwright`.
+        cuda_home: `CUDA_HOME`, or `CUDA_PATH`, or None.
+        max_jobs: `MAX_JOBS`, the most compilations at a time, or None.
+    """
+
+    cache_dir: Path
+    cuda_home: Path | None = None
+    max_jobs: int | None = None
+
+
+def read_settings(environ: Mapping[str, str] | None = None) -> BuildSettings:
+    """Read the settings from `environ`, by default the process's own.
+
+    Raises:
+        BuildError: if one has no meaning.
+    """
+    env = os.environ if environ is None else environ
+    cache = env.get("KERNELWRIGHT_CACHE")
+    home = env.get("CUDA_HOME") or env.get("CUDA_PATH")
+    return BuildSettings(
+        cache_dir=Path(cache).expanduser().absolute() if cache else _default_cache(),
+        cuda_home=Path(home) if home else None,
+        max_jobs=_positive("MAX_JOBS", env.get("MAX_JOBS")),
+    )
+
+
+def _default_cache() -> Path:
+    try:
+        return Path.home() / ".cache" / "kernelwright"
+    except RuntimeError as error:
+        raise BuildError("No home folder for the cache. Set KERNELWRIGHT_CACHE to a folder.") from error
+
+
+def _positive(name: str, text: str | None) -> int | None:
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise BuildError(f"{name} must be a whole number of at least 1, got {text!r}")
+    return int(text)
