@@ -33,7 +33,8 @@ class ForwardProblem:
             raise SpecError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
         if self.head_dim % 8 or not 8 <= self.head_dim <= MAX_HEAD_DIM:
             raise SpecError(
-                f"head_dim must be a multiple of 8 from 8 to {MAX_HEAD_DIM}, got {self.head_dim}; pad the tensors with zeros"
+                f"head_dim must be a multiple of 8 from 8 to {MAX_HEAD_DIM}, got {self.head_dim}; "
+                "pad the tensors with zeros"
             )
 
 
