@@ -230,9 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with (ROOT / "pyproject.toml").open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # one setup of this checkout at a time
         pyproject = file.read()
-        stamps = [
-            stamp_text(pyproject, python=sys.version, wish=wish, with_cuda=cuda) for cuda in (with_cuda, True)
-        ]
+        stamps = [stamp_text(pyproject, python=sys.version, wish=wish, with_cuda=cuda) for cuda in (with_cuda, True)]
         if is_current(venv, stamps, needs_torch=wish != "none"):
             return 0
         if Path(sys.prefix) == venv:  # activated: the environment cannot make itself anew

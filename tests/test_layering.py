@@ -172,12 +172,8 @@ def test_every_environment_variable_is_read_in_a_settings_module():
 
 
 def test_every_environment_variable_is_documented_and_every_documented_one_exists():
-    native = [
-        path for name in OURS for suffix in ("*.c", "*.cpp", "*.h") for path in (ROOT / name).rglob(suffix)
-    ]
-    in_native = {
-        name for path in native for name in re.findall(r'"(KERNELWRIGHT_[A-Z0-9_]+)"', path.read_text())
-    }
+    native = [path for name in OURS for suffix in ("*.c", "*.cpp", "*.h") for path in (ROOT / name).rglob(suffix)]
+    in_native = {name for path in native for name in re.findall(r'"(KERNELWRIGHT_[A-Z0-9_]+)"', path.read_text())}
     read = in_native.union(*(variables(path) for path in sources()))
     documented = set(VARIABLE.findall((ROOT / "docs" / "settings.md").read_text()))
     assert documented == read

@@ -1,0 +1,69 @@
+"""Documents name real files and commands."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FOLDERS = "gen|build|runtime|emulator|tuner|templates|configs|tests|docs|examples|benchmarks|scripts|src"
+# A path in backticks that begins in the checkout; placeholders (<...>, *) and what builds make are not files.
+PATH = re.compile(rf"`((?:{FOLDERS})/[\w./-]*|Makefile|LICENSE|pyproject\.toml)`")
+LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+COMMAND = re.compile(r"\b(gen|tuner) ([a-z]+)\b")
+TARGET = re.compile(r"\bmake ([a-z][a-z-]+)")
+MADE_BY_A_BUILD = {"kernels/", "tuned/"}
+
+
+def text_of(path: Path) -> str:
+    return path.read_text()
+
+
+def code_of(path: Path) -> str:
+    """Everything in backticks, fenced or indented."""
+    text = text_of(path)
+    fenced = re.findall(r"^```.*?^```", text, re.DOTALL | re.MULTILINE)
+    return "\n".join([*fenced, *re.findall(r"`[^`\n]+`", text), *re.findall(r"^    .*$", text, re.MULTILINE)])
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path):
+    broken = [link for link in LINK.findall(text_of(path)) if not (path.parent / link).exists()]
+    assert broken == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_files_that_are_named_exist(path):
+    missing = [name for name in PATH.findall(text_of(path)) if not (ROOT / name).exists()]
+    assert missing == []
+
+
+def verbs(tool: str) -> set[str]:
+    """Commands of `gen` or `tuner`, from its own help."""
+    code = f"import sys; from kernelwright.{tool}.cli import main; sys.exit(main(['--help']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    listed = re.search(r"\{([a-z,]+)\}", done.stdout)
+    assert listed, done.stdout
+    return set(listed[1].split(","))
+
+
+@pytest.mark.parametrize("tool", ["gen", "tuner"])
+def test_commands_that_are_named_exist(tool):
+    named = {verb for path in DOCUMENTS for name, verb in COMMAND.findall(code_of(path)) if name == tool}
+    assert named - verbs(tool) == set()
+
+
+def test_every_command_of_gen_is_in_the_readme():
+    assert {verb for verb in verbs("gen") if f"`gen {verb}" not in text_of(ROOT / "README.md")} == set()
+
+
+def test_make_targets_that_are_named_exist():
+    targets = set(re.findall(r"^([a-z-]+):", text_of(ROOT / "Makefile"), re.MULTILINE))
+    named = {name for path in DOCUMENTS for name in TARGET.findall(code_of(path))}
+    assert named - targets == set()
+    assert {"demo", "test", "test-full", "check", "clean", "help"} <= targets
