@@ -47,9 +47,9 @@ def verbs(tool: str) -> set[str]:
     """Commands of `gen` or `tuner`, from its own help."""
     code = f"import sys; from kernelwright.{tool}.cli import main; sys.exit(main(['--help']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    listed = re.search(r"\{([a-z,]+)\}", done.stdout)
+    listed = re.findall(r"^    ([a-z]+)  ", done.stdout, re.MULTILINE)
     assert listed, done.stdout
-    return set(listed[1].split(","))
+    return set(listed)
 
 
 @pytest.mark.parametrize("tool", ["gen", "tuner"])

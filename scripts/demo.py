@@ -1,0 +1,54 @@
+"""The whole way on this machine: build a module, tune one space, run a GPT through it. See `make demo`."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+ARCH = "sm80"
+TRIALS = 6
+
+
+def smallest_space() -> Path:
+    """The search space with the fewest points."""
+
+    def points(path: Path) -> int:
+        return math.prod(len(values) for values in yaml.safe_load(path.read_text())["schedule"].values())
+
+    return min(sorted((ROOT / "configs" / "spaces").glob("*.yaml")), key=points)
+
+
+def main() -> int:
+    # Commands of this environment, whether or not it is activated.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    space = smallest_space().relative_to(ROOT)
+    steps = [
+        ["gen", "build", "--arch", ARCH],
+        ["tuner", "run", str(space), "--arch", ARCH, "--trials", str(TRIALS)],
+        [sys.executable, "examples/gpt.py", "LICENSE", "--module", f"flash_{ARCH}"],
+    ]
+    seconds = []
+    for command in steps:
+        shown = " ".join(command).replace(sys.executable, "python")
+        print(f"\n$ {shown}", flush=True)
+        start = time.monotonic()
+        done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PATH": path}, check=False)
+        seconds.append((time.monotonic() - start, shown))
+        if done.returncode:
+            print(f"\ndemo: failed with exit status {done.returncode}: {shown}", file=sys.stderr)
+            return 1
+    print("\nseconds  step")
+    for taken, shown in seconds:
+        print(f"{taken:7.1f}  {shown}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
