@@ -25,7 +25,7 @@ test-full: setup ## the same and the slow sweeps
 	@$(BIN)/python -m pytest --slow
 
 check: setup ## lint, format, types and the tests that need neither nvcc nor a GPU
-	@PATH="$(abspath $(BIN)):$$PATH" scripts/check
+	@PYTHON=$(BIN)/python scripts/check
 
 clean: ## remove what was made: out, .venv, dist, tool caches
 	rm -rf out dist $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -9,10 +9,12 @@ written last, so that half an environment is never taken for a whole one.
 
 import sys
 
-if sys.version_info < (3, 11):  # noqa: UP036 (this is the line that old Pythons get to)
-    version = ".".join(map(str, sys.version_info[:3]))
-    print("setup: kernelwright needs Python 3.11 or newer; " + sys.executable + " is " + version)
-    sys.exit("setup: name another, for example: make PYTHON=python3.12")
+if sys.version_info < (3, 11):  # noqa: UP036 (old Pythons get to here: they can read all of this file)
+    sys.exit(
+        "setup: kernelwright needs Python 3.11 or newer; "
+        + "{} is {}.{}.\n".format(sys.executable, *sys.version_info[:2])
+        + "setup: name another, for example: make PYTHON=python3.12"
+    )
 
 import argparse
 import ctypes
@@ -119,7 +121,7 @@ def find_compiler(environ: Mapping[str, str]) -> str | None:
     """The host C++ compiler: it builds the launcher and the emulator, and nvcc calls it."""
     path = environ.get("PATH", "")
     names = [*environ.get("CXX", "").split()[:1], *COMPILERS]
-    return next((found for name in names if (found := shutil.which(name, path=path))), None)
+    return next(filter(None, (shutil.which(name, path=path) for name in names)), None)
 
 
 def find_gpu() -> bool:

@@ -56,13 +56,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 def is_required(item: pytest.Item, reason: str) -> bool:
     """Whether a test may not be skipped for `reason` in this session."""
-    config = item.config
-    required = {name for name in ("gpu", "nvcc") if config.getoption(f"--require-{name}")}
+    required = {name for name in ("gpu", "nvcc") if item.config.getoption(f"--require-{name}")}
     required |= {"nvcc"} if in_ci() else set()
     missing = reason.split(":")[0]
-    if missing in ("slow", "nvcc", "gpu"):  # decided above
+    if missing in ("slow", "gpu"):  # a compiler may be required without a GPU, not the other way round
         return missing in required
-    return any(item.get_closest_marker(name) for name in required)
+    return missing in required or any(item.get_closest_marker(name) for name in required)
 
 
 def in_ci() -> bool:
