@@ -21,21 +21,25 @@ class Rung:
     when: Bounds
 
 
-def _schedule(block_m: int, block_n: int, num_warps: int, num_stages: int, q_in_regs: bool = False) -> ForwardSchedule:
+def _schedule(block_m: int, block_n: int, num_warps: int, num_stages: int) -> ForwardSchedule:
     return ForwardSchedule(
-        block_m=block_m, block_n=block_n, num_warps=num_warps, num_stages=num_stages, q_in_regs=q_in_regs
+        block_m=block_m, block_n=block_n, num_warps=num_warps, num_stages=num_stages, q_in_regs=False
     )
 
 
-def default_schedule(sm: int, problem: ForwardProblem) -> ForwardSchedule:
-    """Return the schedule that stands for a problem on an architecture until a tuned one does."""
+def default_schedule(problem: ForwardProblem) -> ForwardSchedule:
+    """Return the schedule that stands for a problem on sm80, sm86 and sm89 until a tuned one does.
+
+    Each warp owns 32 query rows as long as the registers allow it, because every warp reads the whole K and V tile
+    from shared memory. All fit the 101,376 bytes of sm86 and sm89.
+    """
     head_dim = problem.head_dim
     if head_dim <= 64:
         return _schedule(128, 64, 4, 2)
-    if head_dim <= 80:
-        return _schedule(128, 64, 4, 1)
+    if head_dim <= 96:
+        return _schedule(128, 48, 4, 1)
     if head_dim <= 128:
-        return _schedule(64, 64, 4, 2)
+        return _schedule(128, 32, 4, 1)
     if head_dim <= 192:
         return _schedule(128, 64, 8, 1)
     return _schedule(64, 64, 4, 1)
@@ -43,4 +47,4 @@ def default_schedule(sm: int, problem: ForwardProblem) -> ForwardSchedule:
 
 def ladder(sm: int, problem: ForwardProblem) -> list[Rung]:
     """Return the default rungs for a problem on an architecture; the last has no bounds."""
-    return [Rung(variant=Variant(sm=sm, problem=problem, schedule=default_schedule(sm, problem)), when={})]
+    return [Rung(variant=Variant(sm=sm, problem=problem, schedule=default_schedule(problem)), when={})]

@@ -8,6 +8,14 @@ __device__ __forceinline__ unsigned shared_address(const void* pointer) {
     return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
 }
 
+// The same value, which the compiler takes for a new one: what is derived from it is computed again where it is
+// used, a few integer instructions a tile, instead of living in registers through the whole loop.
+__device__ __forceinline__ unsigned opaque(unsigned value) {
+    unsigned result;
+    asm volatile("mov.b32 %0, %1;" : "=r"(result) : "r"(value));
+    return result;
+}
+
 // PTX ISA, "cp.async": 16 bytes, cached in L2 only.
 __device__ __forceinline__ void cp_async_16(unsigned dst, const char* src) {
     asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(dst), "l"(src) : "memory");

@@ -1,0 +1,60 @@
+"""The command `gen`: build dispatch modules, and look at what a build would do.
+
+Results go to stdout, progress and messages to stderr. Exit status: 0 done, 1 failed, 2 misused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from kernelwright import __version__
+from kernelwright.gen.commands import build, cache, doctor, list_, show, verify
+from kernelwright.gen.commands.common import UsageError
+from kernelwright.gen.errors import KernelError
+
+DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+_VERBS = {"build": build, "list": list_, "show": show, "verify": verify, "doctor": doctor, "cache": cache}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    try:
+        args = _parser().parse_args(argv)
+    except SystemExit as stop:  # argparse has said why
+        return stop.code if isinstance(stop.code, int) else MISUSED
+    logging.basicConfig(format="gen: %(levelname)s: %(message)s", stream=sys.stderr, force=True)
+    logging.addLevelName(logging.WARNING, "warning")
+    try:
+        status: int = args.run(args)
+        sys.stdout.flush()
+        return status
+    except UsageError as error:
+        print(f"gen {args.verb}: {error}", file=sys.stderr)
+        return MISUSED
+    except KernelError as error:
+        print(f"gen {args.verb}: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print(f"\ngen {args.verb}: interrupted; nothing is left half made", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gen", description="Generate CUDA attention kernels and build importable modules of them."
+    )
+    parser.add_argument("--version", action="version", version=f"kernelwright {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for verb, module in _VERBS.items():
+        one = verbs.add_parser(verb, help=module.HELP, description=module.HELP)
+        module.add_arguments(one)
+        one.add_argument("--json", action="store_true", help="print the result as JSON")
+        one.set_defaults(run=module.run)
+    return parser
