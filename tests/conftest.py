@@ -27,6 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--require-gpu", action="store_true", help="fail, not skip, what needs a GPU")
     group.addoption("--require-nvcc", action="store_true", help="fail, not skip, what needs nvcc")
     group.addoption("--slow", action="store_true", help="run the slow sweeps too")
+    group.addoption("--update-golden", action="store_true", help="rewrite tests/golden from the templates")
 
 
 def pytest_configure(config: pytest.Config) -> None:
