@@ -17,10 +17,10 @@ constexpr int kHeadDim = 40;
 constexpr bool kIsCausal = true;  // key j is visible to query i when j <= i + seqlen_k - seqlen_q
 
 // Schedule: how it is computed.
-constexpr int kBlockM = 128;      // query rows per thread block
-constexpr int kBlockN = 64;      // keys per iteration of the main loop
+constexpr int kBlockM = 128;  // query rows per thread block
+constexpr int kBlockN = 64;  // keys per iteration of the main loop
 constexpr int kNumWarps = 4;
-constexpr int kNumStages = 2;   // K and V tiles in shared memory
+constexpr int kNumStages = 2;  // K and V tiles in shared memory
 constexpr bool kQInRegs = false;  // Q fragments stay in registers; their shared memory is reused
 
 // Layout of a row in shared memory (gen/layout.py): 16-byte chunk c of row r lies at chunk
@@ -35,11 +35,11 @@ constexpr int kCopyRows = 25;
 constexpr int kNumThreads = kNumWarps * 32;
 constexpr int kRowBytes = kRowChunks * 16;
 constexpr int kRowsPerWarp = kBlockM / kNumWarps;
-constexpr int kMTiles = kRowsPerWarp / 16;      // mma tiles of 16 query rows per warp
-constexpr int kNTiles = kBlockN / 8;            // mma tiles of 8 keys
-constexpr int kDTiles = kHeadDim / 8;           // mma tiles of 8 output columns
-constexpr int kKSteps = kHeadDim / 16;          // full depth-16 steps of Q K^T
-constexpr bool kHasTail = kHeadDim % 16 != 0;   // and one of depth 8
+constexpr int kMTiles = kRowsPerWarp / 16;  // mma tiles of 16 query rows per warp
+constexpr int kNTiles = kBlockN / 8;  // mma tiles of 8 keys
+constexpr int kDTiles = kHeadDim / 8;  // mma tiles of 8 output columns
+constexpr int kKSteps = kHeadDim / 16;  // full depth-16 steps of Q K^T
+constexpr bool kHasTail = kHeadDim % 16 != 0;  // and one of depth 8
 constexpr int kTileBytes = kBlockN * kRowBytes;
 constexpr int kQBytes = kQInRegs ? 0 : kBlockM * kRowBytes;  // Q's own share of shared memory
 
@@ -283,7 +283,7 @@ flash_fwd_sm80_bf16_hd40_causal1_m128_n64_w4_s2_qreg0(const __grid_constant__ Fl
 
     // Which keys: tiles [0, n_full) are visible to every row here, [n_full, n_end) need the mask.
     const int causal_shift = params.seqlen_k - params.seqlen_q;
-    int keys_seen = params.seqlen_k;      // by the last row
+    int keys_seen = params.seqlen_k;  // by the last row
     int keys_seen_all = params.seqlen_k;  // by every row
     if constexpr (kIsCausal) {
         keys_seen = max(0, min(keys_seen, m_start + min(kBlockM, rows_left) + causal_shift));
@@ -298,8 +298,8 @@ flash_fwd_sm80_bf16_hd40_causal1_m128_n64_w4_s2_qreg0(const __grid_constant__ Fl
     const Copier copier(thread);
 
     const unsigned q_smem = kw::shared_address(smem);
-    const unsigned k_smem = q_smem + kQBytes;                    // kNumStages tiles
-    const unsigned v_smem = k_smem + kNumStages * kTileBytes;    // kNumStages tiles
+    const unsigned k_smem = q_smem + kQBytes;  // kNumStages tiles
+    const unsigned v_smem = k_smem + kNumStages * kTileBytes;  // kNumStages tiles
 
     const long long q_row_bytes = params.q_row_stride * 2;
     const long long k_row_bytes = params.k_row_stride * 2;
@@ -380,7 +380,7 @@ flash_fwd_sm80_bf16_hd40_causal1_m128_n64_w4_s2_qreg0(const __grid_constant__ Fl
             }
             kw::cp_async_commit();  // possibly empty: the waits below count groups
         }
-        int slot = 0;       // of the tile being computed
+        int slot = 0;  // of the tile being computed
         int next_slot = kNumStages - 1;  // of the tile being loaded
 
         // Keys at and after this are hidden from the lane's first row, counted from the lane's first column of tile 0.
