@@ -20,6 +20,7 @@ import argparse
 import ctypes
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -104,10 +105,14 @@ def release(version: str) -> tuple[int, ...]:
     return tuple(map(int, found[0].split("."))) if found else ()
 
 
-def stamp_text(pyproject: bytes, *, python: str, wish: str, with_cuda: bool) -> str:
-    """What the environment depends on: this file, pyproject.toml, the Python and the wish for torch."""
-    facts = [pyproject, Path(__file__).read_bytes(), f"{python} TORCH={wish}".encode()]
-    digest = hashlib.sha256(b"\0".join(facts)).hexdigest()
+def stamp_text(pyproject: Mapping[str, Any], *, python: str, wish: str, with_cuda: bool) -> str:
+    """What the environment depends on: this file, pyproject.toml, the Python and the wish for torch.
+
+    Of pyproject.toml what decides an installation: a changed lint rule is no reason to fetch torch again.
+    """
+    decides = [pyproject["build-system"], pyproject["project"], pyproject["tool"]["hatch"]]
+    facts = json.dumps([decides, Path(__file__).read_text(), python, wish], sort_keys=True)
+    digest = hashlib.sha256(facts.encode()).hexdigest()
     return f"{digest}{' cuda' if with_cuda else ''}\n"
 
 
@@ -231,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     with (ROOT / "pyproject.toml").open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # one setup of this checkout at a time
-        pyproject = file.read()
+        pyproject = tomllib.load(file)
         stamps = [stamp_text(pyproject, python=sys.version, wish=wish, with_cuda=cuda) for cuda in (with_cuda, True)]
         if is_current(venv, stamps, needs_torch=wish != "none"):
             return 0
@@ -240,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.execv(base, [str(base), __file__, *sys.argv[1:]])
         say(f"making {venv}, which takes a minute or more")
         try:
-            create(venv, tomllib.loads(pyproject.decode())["project"], wish=wish, with_cuda=with_cuda)
+            create(venv, pyproject["project"], wish=wish, with_cuda=with_cuda)
         except (SetupError, OSError) as error:
             say(str(error))
             return 1
