@@ -430,7 +430,7 @@ flash_fwd_sm80_fp16_hd128_causal0_m128_n32_w4_s1_qreg1(const __grid_constant__ F
         for (int h = 0; h < 2; ++h) {
             const int row_in_warp = m * 16 + h * 8 + row_in_tile;
             const float row_sum = kw::quad_sum(acc.row_sum[m][h]);
-            const float inverse = row_sum == 0.f ? 0.f : 1.f / row_sum;  // a row without keys gives 0
+            const float inverse = row_sum == 0.f ? 0.f : kw::reciprocal_approx(row_sum);  // no keys: 0
             const int row = warp * kRowsPerWarp + row_in_warp;
             if (params.lse != nullptr && lane % 4 == 0 && row < rows_left) {
                 const float lse = (acc.row_max[m][h] * scale_log2 + kw::log2_approx(row_sum)) * kw::kLn2;
