@@ -1,0 +1,284 @@
+"""The state of one dispatch module: its tables, devices and loaded kernels. Made lazily, shared by threads."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+
+from .binding import Binding, lower
+from .devices import CPU_KEY, DeviceKey, OpenDevice, open_emulator, open_gpu
+from .errors import NoKernelError, TableError
+from .launcher import KernelObject, Launcher, LaunchRow, OperationObject, load_launcher
+from .routes import Call, Candidate, candidates, forced_candidate, launch_row, select
+from .settings import read_settings
+from .table import Table, read_table
+
+logger = logging.getLogger(__name__)
+
+LOADED, ENVIRONMENT, TUNED, BUILT_IN = "load_table", "KERNELWRIGHT_TABLE", "tuned", "kernels"
+_MAY_MISS = (ENVIRONMENT, TUNED)
+"""Tables that are skipped, with a logged reason, when they are damaged."""
+
+
+@dataclass(slots=True)
+class Route:
+    """What runs on one device: the candidates in order, and the launcher's kernels made so far."""
+
+    device: OpenDevice
+    choices: list[Candidate]
+    kernels: dict[str, KernelObject] = field(default_factory=dict)
+
+
+class Engine:
+    """Finds the kernel for a call and makes it launchable; the launching itself is the launcher's."""
+
+    def __init__(self, package: str, folder: Path, operation: str) -> None:
+        self.package = package
+        self.folder = folder
+        self.operation = operation
+        self._lock = threading.RLock()
+        self._explicit: Table | None = None
+        self._forced: str | None = None
+        self._tables: list[Table] | None = None
+        self._devices: dict[DeviceKey, OpenDevice] = {}
+        self._kernels: dict[tuple[DeviceKey, str, str], KernelObject] = {}  # by digest: loaded once, kept forever
+        self._routes: dict[DeviceKey, Route] = {}
+        self._damaged: set[tuple[Path, str]] = set()
+
+    @cached_property
+    def launcher(self) -> Launcher:
+        """The extension, imported at first use."""
+        return load_launcher(self.package, plain_ints=read_settings().plain_ints)
+
+    @cached_property
+    def binding(self) -> Binding:
+        """The operation's binding, from the built-in table; others must agree with it."""
+        built_in = self.folder / BUILT_IN
+        table = read_table(built_in, origin=BUILT_IN)
+        if self.operation not in table.operations:
+            raise TableError(f"{built_in}: has no operation {self.operation}; build the module again")
+        return table.operations[self.operation]
+
+    @cached_property
+    def launch_operation(self) -> OperationObject:
+        """The launcher's side of the binding."""
+        lowered = lower(self.binding)
+        return self.launcher.operation(**{one.name: getattr(lowered, one.name) for one in fields(lowered)})
+
+    # ------------------------------------------------------------------ tables
+
+    def tables(self) -> list[Table]:
+        """Return the tables in the order in which they are asked.
+
+        Raises:
+            TableError: if the built-in table is damaged; others of the module are skipped and logged.
+        """
+        with self._lock:
+            if self._tables is None:
+                self._tables = list(self._find_tables())
+            return self._tables
+
+    def _find_tables(self) -> Iterator[Table]:
+        if self._explicit:
+            yield self._explicit
+        for origin, find in ((ENVIRONMENT, self._environment_folder), (TUNED, self._tuned_folder)):
+            try:
+                folder = find()
+                found = None if folder is None else self._read(folder, origin)
+            except TableError as error:
+                logger.warning("%s: the table is not used: %s", origin, error)
+                continue
+            if found is not None:
+                yield found
+        yield self._read(self.folder / BUILT_IN, BUILT_IN)
+
+    def _environment_folder(self) -> Path | None:
+        return read_settings().table
+
+    def _tuned_folder(self) -> Path | None:
+        current = self.folder / "tuned" / "current"
+        if not current.is_file():
+            return None
+        name = current.read_text(encoding="utf-8").strip()
+        if not name or Path(name).name != name or name == "..":
+            raise TableError(f"{current} must hold the name of a folder beside it, got {name!r}")
+        return current.parent / name
+
+    def _read(self, path: Path, origin: str) -> Table:
+        table = read_table(path, origin=origin)
+        if table.operations.get(self.operation) != self.binding:
+            raise TableError(
+                f"{table.folder}: its binding of {self.operation} differs from the module's, so its kernels take other "
+                "parameters. Write the table with the version of kernelwright that built the module"
+            )
+        return table
+
+    def load_table(self, path: str | Path | None) -> None:
+        """Put a table before all others; None takes it away again.
+
+        Raises:
+            TableError: if the table is damaged; the tables stay as they were.
+        """
+        table = None if path is None else self._read(Path(path), LOADED)
+        with self._lock:
+            self._explicit = table
+            self._forget_routes(tables=True)
+
+    @contextmanager
+    def force_variant(self, name: str) -> Iterator[None]:
+        """Let one variant answer every call inside the block, in all threads.
+
+        Raises:
+            NoKernelError: if no table holds the variant.
+        """
+        known = {variant for table in self.tables() for variant in table.kernels}
+        if name not in known:
+            raise NoKernelError(f"{self.package} holds no variant {name}; it holds: {', '.join(sorted(known))}")
+        with self._lock:
+            previous, self._forced = self._forced, name
+            self._forget_routes()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._forced = previous
+                self._forget_routes()
+
+    def _forget_routes(self, *, tables: bool = False) -> None:
+        self._routes.clear()
+        self.launch_operation.clear_devices()
+        if tables:
+            self._tables = None
+
+    # ------------------------------------------------------------------ devices and kernels
+
+    def device(self, key: DeviceKey) -> OpenDevice:
+        """Open a device, once.
+
+        Raises:
+            DriverError: if there is no such device, no driver or no emulator.
+        """
+        with self._lock:
+            if key not in self._devices:
+                settings = read_settings()
+                if key == CPU_KEY:
+                    self._devices[key] = open_emulator(self.launcher, self.folder, settings, self.tables())
+                else:
+                    self._devices[key] = open_gpu(self.launcher, key, settings, self.tables())
+            return self._devices[key]
+
+    def route(self, key: DeviceKey) -> Route:
+        """Return what runs on a device, telling the launcher of it at first use."""
+        with self._lock:
+            if key not in self._routes:
+                self._routes[key] = self._make_route(self.device(key))
+            return self._routes[key]
+
+    def _make_route(self, device: OpenDevice) -> Route:
+        if self._forced is not None:
+            one = forced_candidate(self.tables(), self._forced, device.facts, is_emulated=device.is_emulated)
+            choices = [] if one is None else [one]
+        else:
+            choices = candidates(
+                self.tables(),
+                device.facts,
+                device.names,
+                operation=self.operation,
+                is_emulated=device.is_emulated,
+            )
+        choices = [one for one in choices if (one.table.folder, one.kernel.name) not in self._damaged]
+        route = Route(device=device, choices=choices)
+        rows: list[LaunchRow] = []
+        for one in choices:
+            if not one.why_illegal:
+                rows.append(launch_row(one, self.binding, self._kernel(device, one)))
+        self.launch_operation.add_device(device.key.code, device.key.index, tuple(rows))
+        return route
+
+    def _kernel(self, device: OpenDevice, candidate: Candidate) -> KernelObject:
+        """Return the launcher's kernel of a legal candidate, not yet loaded."""
+        record = candidate.kernel
+        assert candidate.image is not None
+        identity = (device.key, record.files[candidate.image].sha256, record.name)
+        if identity not in self._kernels:
+            self._kernels[identity] = self.launcher.kernel(
+                driver=device.driver,
+                ordinal=device.ordinal,
+                name=record.name,
+                entry=record.entry,
+                threads=record.threads,
+                smem_bytes=record.smem_bytes,
+                constants=tuple(record.constants[name] for name in self.binding.constants),
+            )
+        return self._kernels[identity]
+
+    def kernel_for(self, key: DeviceKey, call: Call) -> KernelObject:
+        """Return the kernel that answers a call, loaded.
+
+        Raises:
+            NoKernelError: if none may.
+            TableError: if its file is damaged, in the built-in or the loaded table; others are passed over.
+            LaunchError: if the driver cannot load it.
+        """
+        while True:
+            with self._lock:
+                route = self.route(key)
+                candidate = select(route.choices, call)
+                if candidate is None:
+                    raise NoKernelError(self._why_none(route, call))
+                try:
+                    return self._loaded(route.device, candidate)
+                except TableError as error:
+                    if candidate.table.origin not in _MAY_MISS:
+                        raise
+                    logger.warning("%s is not used: %s", candidate.kernel.name, error)
+                    self._damaged.add((candidate.table.folder, candidate.kernel.name))
+                    self._forget_routes()
+
+    def _loaded(self, device: OpenDevice, candidate: Candidate) -> KernelObject:
+        kernel = self._kernel(device, candidate)
+        if not kernel.loaded:
+            assert candidate.image is not None
+            kernel.load(candidate.kernel.files[candidate.image].read())
+        return kernel
+
+    def preload(self, key: DeviceKey) -> int:
+        """Load every kernel that may run on a device, and return their number; see `kernel_for` for errors."""
+        with self._lock:
+            route = self.route(key)
+            loaded = [self._loaded(route.device, one) for one in route.choices if not one.why_illegal]
+            return len({id(kernel) for kernel in loaded})
+
+    def _why_none(self, route: Route, call: Call) -> str:
+        device = route.device.facts
+        reasons = reasons_against(route.choices, call)
+        head = f"{self.package} has no kernel for this call on {device.title} (sm{device.sm}). {call}."
+        arch = f"sm{device.sm}{'a' if device.sm == 90 else ''}"
+        add = f"gen build --arch {arch} --head-dim {call.sizes['head_dim']} --dtype {call.dtype}"
+        return "\n".join([head, *reasons, "Build one:", add])
+
+    def report(self) -> dict[str, object]:
+        """Return the emulator's report on this thread's last launch; empty where there is none."""
+        device = self._devices.get(CPU_KEY)
+        text = device.driver.report() if device else ""
+        return dict(json.loads(text)) if text else {}
+
+
+def reasons_against(choices: Sequence[Candidate], call: Call, limit: int = 8) -> list[str]:
+    """Return one line per variant that does not answer, those that come nearest first."""
+    nearness: Callable[[Candidate], int] = lambda one: (  # noqa: E731
+        (one.kernel.dtype == call.dtype) + (one.kernel.problem.get("head_dim") == call.sizes.get("head_dim"))
+    )
+    lines: dict[str, str] = {}
+    for one in sorted(choices, key=nearness, reverse=True):
+        reason = one.why_unfit(call)
+        if reason:
+            lines.setdefault(one.kernel.name, f"  {one.kernel.name} {reason}.")
+    shown = list(lines.values())
+    return shown[:limit] + ([f"  and {len(shown) - limit} more."] if len(shown) > limit else [])

@@ -1,0 +1,293 @@
+"""What a call of attention may look like: every argument is checked here, each fault in its own words."""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+
+import torch
+
+from .devices import CPU_KEY, DeviceKey
+from .errors import GradientError, InputTypeError, UnsupportedInputError
+from .launcher import PlainTensor
+from .routes import Call
+
+OPERATION = "flash_fwd"
+DTYPES = {torch.float16: "fp16", torch.bfloat16: "bf16"}
+ALIGNMENT = 16  # bytes a tensor's first element is aligned to; and 8 elements of 2 bytes for its strides
+
+_DLPACK_CODES = {torch.float16: 2 << 8 | 16, torch.bfloat16: 4 << 8 | 16, torch.float32: 2 << 8 | 32}
+_AXES = "[batch, seqlen, num_heads, head_dim]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Request:
+    """A checked call. No tensor in it has a pending sign; `softmax_scale` None is head_dim ** -0.5."""
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    out: torch.Tensor | None
+    softmax_scale: float | None
+    key: DeviceKey
+    call: Call
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        return (*self.q.shape[:3], self.v.shape[3])
+
+    @property
+    def lse_shape(self) -> tuple[int, int, int]:
+        return self.q.shape[0], self.q.shape[2], self.q.shape[1]
+
+
+def check(q: object, k: object, v: object, softmax_scale: object, causal: object, out: object = None) -> Request:
+    """Check the arguments of attention.
+
+    Raises:
+        UnsupportedInputError: naming the argument, what it is, what is allowed and what to do.
+    """
+    refuse_tracing()
+    tensors = {"q": plain_tensor("q", q), "k": plain_tensor("k", k), "v": plain_tensor("v", v)}
+    key = _device_of(tensors)
+    dtype = _dtype_of(tensors)
+    _check_shapes(tensors)
+    _check_gradient(tensors)
+    if not isinstance(causal, bool):
+        raise InputTypeError(f"causal must be True or False, got {causal!r}.")
+    resolved = {name: tensor.resolve_neg() for name, tensor in tensors.items()}
+    batch, seqlen_q, num_heads_q, head_dim = resolved["q"].shape
+    _, seqlen_k, num_heads_kv, head_dim_v = resolved["v"].shape
+    sizes = {
+        "batch": batch,
+        "seqlen_q": seqlen_q,
+        "seqlen_k": seqlen_k,
+        "num_heads_q": num_heads_q,
+        "num_heads_kv": num_heads_kv,
+        "head_dim": head_dim,
+        "head_dim_v": head_dim_v,
+    }
+    request = Request(
+        **resolved,
+        out=None if out is None else plain_tensor("out", out),
+        softmax_scale=_scale(softmax_scale),
+        key=key,
+        call=Call(operation=OPERATION, dtype=dtype, flags={"is_causal": causal}, sizes=sizes),
+    )
+    if request.out is not None:
+        _check_out(request, request.out)
+    return request
+
+
+def plain_tensor(name: str, value: object) -> torch.Tensor:
+    """Return the argument if it is a tensor with memory of its own."""
+    if not isinstance(value, torch.Tensor):
+        raise InputTypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}.")
+    if type(value) not in (torch.Tensor, torch.nn.Parameter):
+        raise InputTypeError(
+            f"{name} is a {type(value).__name__}, a subclass of torch.Tensor that a kernel cannot read. "
+            "Pass a plain tensor (of a fake or traced tensor there is none: call this function outside the trace)."
+        )
+    functorch = getattr(torch._C, "_functorch", None)
+    if functorch is not None and functorch.is_functorch_wrapped_tensor(value):
+        raise InputTypeError(
+            f"{name} is inside a torch.func transform (vmap, grad, jvp, functionalize), which a kernel cannot enter. "
+            "Call the function outside the transform; fold vmap's dimension into batch."
+        )
+    if value.layout != torch.strided:
+        raise InputTypeError(f"{name} has the layout {value.layout}; only torch.strided is supported. Use to_dense().")
+    return value
+
+
+def refuse_tracing() -> None:
+    """A tracer would record the allocation of the result and miss the launch that fills it."""
+    proxy_key = getattr(getattr(torch._C, "_TorchDispatchModeKey", None), "PROXY", None)
+    under_proxy = proxy_key is not None and torch._C._get_dispatch_mode(proxy_key) is not None
+    if under_proxy or torch.jit.is_tracing():
+        raise UnsupportedInputError(
+            "Attention is called under a tracer (torch.jit.trace, make_fx or torch.export), which cannot record "
+            "the kernel's launch. Call it outside the trace, or wrap it in a torch.library.custom_op."
+        )
+
+
+def _device_of(tensors: dict[str, torch.Tensor]) -> DeviceKey:
+    devices = {name: tensor.device for name, tensor in tensors.items()}
+    first = devices["q"]
+    if any(device != first for device in devices.values()):
+        found = ", ".join(f"{name} on {device}" for name, device in devices.items())
+        raise UnsupportedInputError(f"q, k and v must be on one device, got {found}. Move them with .to(device).")
+    if first.type == "cpu":
+        return CPU_KEY
+    if first.type == "cuda":
+        return DeviceKey(type="cuda", index=first.index)
+    raise UnsupportedInputError(f"q, k and v are on {first}; cuda devices and the CPU (emulated) are supported.")
+
+
+def _dtype_of(tensors: dict[str, torch.Tensor]) -> str:
+    dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
+    if len(set(dtypes.values())) != 1 or dtypes["q"] not in DTYPES:
+        found = ", ".join(f"{name} {str(dtype).removeprefix('torch.')}" for name, dtype in dtypes.items())
+        raise InputTypeError(
+            f"q, k and v must be of one dtype, float16 or bfloat16, got {found}. Convert with .to(torch.bfloat16)."
+        )
+    return DTYPES[dtypes["q"]]
+
+
+def _check_shapes(tensors: dict[str, torch.Tensor]) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    found = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+    for name, shape in shapes.items():
+        if len(shape) != 4:
+            raise UnsupportedInputError(f"{name} must have 4 dimensions {_AXES}, got {list(shape)}.")
+    q, k, v = shapes.values()
+    if q[0] != k[0] or q[0] != v[0]:
+        raise UnsupportedInputError(f"q, k and v must have one batch size, got {found}.")
+    if k[:3] != v[:3]:
+        raise UnsupportedInputError(f"k and v must agree in batch, seqlen and num_heads, got {found}.")
+    if q[3] != k[3]:
+        raise UnsupportedInputError(f"q and k must have one head_dim, got {found}.")
+    if q[2] == 0 or k[2] == 0 or q[2] % k[2]:
+        raise UnsupportedInputError(
+            f"num_heads of q must be a multiple of num_heads of k and v, got {q[2]} and {k[2]}: {found}."
+        )
+    for name, size in (("head_dim", q[3]), ("head_dim of v", v[3])):
+        if size % 8 or size == 0:
+            raise UnsupportedInputError(
+                f"{name} must be a multiple of 8, got {size}: {found}. Pad q, k and v with zeros to "
+                f"{-(-max(size, 1) // 8) * 8} (torch.nn.functional.pad), pass softmax_scale={size} ** -0.5, "
+                "and cut the result."
+            )
+
+
+def _check_gradient(tensors: dict[str, torch.Tensor]) -> None:
+    if torch.is_grad_enabled():
+        wanting = [name for name, tensor in tensors.items() if tensor.requires_grad]
+        if wanting:
+            raise GradientError(
+                f"{', '.join(wanting)} require a gradient, and this module has no backward kernel. "
+                "Call it under torch.no_grad(), or pass detached tensors."
+            )
+
+
+def _scale(value: object) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InputTypeError(f"softmax_scale must be a number or None, got {type(value).__name__} {value!r}.")
+    number = float(value)
+    try:
+        single = struct.unpack("f", struct.pack("f", number))[0]
+    except OverflowError:
+        single = math.inf
+    if not math.isfinite(single) or single <= 0:
+        raise UnsupportedInputError(
+            f"softmax_scale must be positive and finite in float32, got {value!r}. "
+            "For scores of the other sign negate q."
+        )
+    return number
+
+
+def _check_out(request: Request, out: torch.Tensor) -> None:
+    if tuple(out.shape) != request.out_shape:
+        raise UnsupportedInputError(f"out must have the shape {list(request.out_shape)}, got {list(out.shape)}.")
+    if out.dtype != request.q.dtype or out.device != request.q.device:
+        raise UnsupportedInputError(
+            f"out must be {request.q.dtype} on {request.q.device} like q, got {out.dtype} on {out.device}."
+        )
+    if torch.is_grad_enabled() and out.requires_grad:
+        raise GradientError("out requires a gradient, so it cannot be written in place. Use torch.no_grad().")
+    if not elements_disjoint(out):
+        raise UnsupportedInputError(
+            f"out has elements that share memory (shape {list(out.shape)}, strides {list(out.stride())}). "
+            "Pass a tensor that is not expanded."
+        )
+    for name, other in (("q", request.q), ("k", request.k), ("v", request.v)):
+        if hulls_meet(out, other) and not proved_apart(out, other):
+            raise UnsupportedInputError(f"out overlaps {name} in memory. Pass memory of its own, or leave out away.")
+
+
+def elements_disjoint(tensor: torch.Tensor) -> bool:
+    """Whether no two elements share memory, proved by sorting the strides."""
+    extent = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1:
+            if stride < extent:
+                return False
+            extent += stride * (size - 1)
+    return True
+
+
+def _hull(tensor: torch.Tensor) -> tuple[int, int]:
+    if tensor.numel() == 0:
+        return tensor.data_ptr(), tensor.data_ptr()
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()
+
+
+def hulls_meet(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether the bytes between first and last element meet; elements may still be apart."""
+    (begin, end), (other_begin, other_end) = _hull(one), _hull(other)
+    return begin < other_end and other_begin < end
+
+
+def proved_apart(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two interleaved tensors, such as slices of one packed buffer, are proved to share no byte.
+
+    With all larger strides multiples of a period, both stay within an interval of residues modulo it.
+    """
+    periods = {stride * one.element_size() for stride, size in _steps(one) + _steps(other) if stride}
+    return any(_apart_modulo(period, one, other) for period in sorted(periods, reverse=True))
+
+
+def _steps(tensor: torch.Tensor) -> list[tuple[int, int]]:
+    return [(stride, size) for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
+
+
+def _apart_modulo(period: int, one: torch.Tensor, other: torch.Tensor) -> bool:
+    intervals = []
+    for tensor in (one, other):
+        item = tensor.element_size()
+        inner = item
+        for stride, size in _steps(tensor):
+            if stride * item % period:
+                inner += stride * item * (size - 1)
+        intervals.append((tensor.data_ptr() % period, inner))
+    (begin, length), (other_begin, other_length) = intervals
+    gap = (other_begin - begin) % period
+    return gap >= length and period - gap >= other_length
+
+
+def is_conforming(tensor: torch.Tensor) -> bool:
+    """Whether a kernel can read or write the tensor in place (docs/module.md)."""
+    steps = list(zip(tensor.stride(), tensor.shape, strict=True))
+    if steps[-1][0] != 1 and steps[-1][1] != 1:
+        return False
+    aligned = bool(tensor.data_ptr() % ALIGNMENT == 0)
+    return aligned and all(stride % 8 == 0 for stride, size in steps[:-1] if size > 1)
+
+
+def describe(tensor: torch.Tensor | None) -> PlainTensor | torch.Tensor | None:
+    """Return a tensor as plain integers, for a torch without the exchange interface.
+
+    Whatever hides more than its bytes tell is returned as it is, which the launcher then leaves to Python.
+    """
+    if tensor is None:
+        return None
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.dtype not in _DLPACK_CODES:
+        return tensor
+    if (torch.is_grad_enabled() and tensor.requires_grad) or tensor.is_neg() or tensor.layout != torch.strided:
+        return tensor
+    device = tensor.device
+    try:
+        data = tensor.data_ptr()
+    except RuntimeError:  # functorch's wrappers have no memory
+        return tensor
+    return (
+        data,
+        _DLPACK_CODES[tensor.dtype],
+        2 if device.type == "cuda" else 1 if device.type == "cpu" else -1,
+        device.index or 0,
+        tuple(tensor.shape),
+        tensor.stride(),
+    )

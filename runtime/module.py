@@ -1,0 +1,80 @@
+"""The public face of a dispatch module: what `import flash_sm80` offers, made from the parts beside it."""
+
+from __future__ import annotations
+
+import json
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .attention import Attention, AttentionFunction, make_flash_attn_func
+from .engine import Engine
+from .inputs import OPERATION
+from .support import Explanation, Support, device_key, explain, support
+
+PUBLIC = (
+    "build_info",
+    "explain",
+    "flash_attn_func",
+    "force_variant",
+    "last_report",
+    "load_table",
+    "preload",
+    "support",
+)
+"""Names that the module's `__init__.py` exports, beside the errors."""
+
+
+class DispatchModule:
+    """One module's functions. Making it reads nothing and opens nothing."""
+
+    def __init__(self, package: str, folder: Path) -> None:
+        self.engine = Engine(package, folder, OPERATION)
+        self.attention = Attention(self.engine)
+        self.flash_attn_func: AttentionFunction = make_flash_attn_func(self.attention)
+
+    def support(self, *, json: bool = False) -> Support | dict[str, object]:
+        """Return the kernels of this module; its text is a matrix. `json=True`: plain data instead."""
+        found = support(self.engine)
+        return found.to_dict() if json else found
+
+    def explain(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        softmax_scale: float | None = None,
+        causal: bool = False,
+    ) -> Explanation:
+        """Return which kernel this call would run, from which table and row, and why others would not."""
+        return explain(self.engine, q, k, v, softmax_scale, causal)
+
+    def load_table(self, path: str | Path | None) -> None:
+        """Ask the table in this folder before all others; None takes it away again.
+
+        Raises:
+            TableError: naming the first fault; the tables stay as they were.
+        """
+        self.engine.load_table(path)
+
+    def preload(self, device: object = None) -> int:
+        """Load every kernel that can run on a device, as before a graph capture; return their number.
+
+        Args:
+            device: as torch takes it; None is the current GPU, or the CPU where there is none.
+        """
+        return self.engine.preload(device_key(device))
+
+    def force_variant(self, name: str) -> AbstractContextManager[None]:
+        """Let one variant answer every call, in all threads, while the context lasts. For measuring."""
+        return self.engine.force_variant(name)
+
+    def last_report(self) -> dict[str, object]:
+        """Return the emulator's counters and findings of this thread's last launch on the CPU."""
+        return self.engine.report()
+
+    def build_info(self) -> dict[str, Any]:  # Any: free form, written by the builder
+        """Return versions, profile, command and digest that the module was built with."""
+        return dict(json.loads((self.engine.folder / "build_info.json").read_text(encoding="utf-8")))

@@ -1,0 +1,54 @@
+"""Attention kernels for PyTorch, built for chosen GPUs and problems by kernelwright.
+
+    from <this module> import flash_attn_func
+    out = flash_attn_func(q, k, v, causal=True)
+
+`support()` says which problems; `explain(q, k, v)` what a call would run. CPU tensors run the same kernels in an
+emulator, for checking. This file is generated: it is runtime/module_init.py of kernelwright.
+"""
+
+from pathlib import Path as _Path
+
+from ._runtime.errors import (
+    DriverError,
+    EmulationWarning,
+    GradientError,
+    InputTypeError,
+    KernelError,
+    LaunchError,
+    NoKernelError,
+    TableError,
+    UnsupportedInputError,
+)
+from ._runtime.module import DispatchModule as _DispatchModule
+
+_module = _DispatchModule(__name__, _Path(__file__).resolve().parent)
+
+flash_attn_func = _module.flash_attn_func
+support = _module.support
+explain = _module.explain
+load_table = _module.load_table
+preload = _module.preload
+last_report = _module.last_report
+build_info = _module.build_info
+force_variant = _module.force_variant
+
+__all__ = [
+    "DriverError",
+    "EmulationWarning",
+    "GradientError",
+    "InputTypeError",
+    "KernelError",
+    "LaunchError",
+    "NoKernelError",
+    "TableError",
+    "UnsupportedInputError",
+    "build_info",
+    "explain",
+    "flash_attn_func",
+    "force_variant",
+    "last_report",
+    "load_table",
+    "preload",
+    "support",
+]

@@ -1,0 +1,188 @@
+"""What a module can do, and what it would do with a call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import torch
+
+from .devices import CPU_KEY, DeviceKey
+from .engine import Engine, reasons_against
+from .errors import NoKernelError
+from .inputs import check
+from .routes import select
+from .table import NO_BOUND, KernelRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Supported:
+    """A kernel of the module, with how it was verified."""
+
+    variant: str
+    table: str
+    sm: int
+    dtype: str
+    head_dim: int
+    is_causal: bool
+    registers: int
+    smem_bytes: int
+    verified: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Support:
+    """The kernels of a module; as text a matrix of architecture, dtype, head_dim and mask."""
+
+    module: str
+    kernels: tuple[Supported, ...]
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain data."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        cells: dict[tuple[int, str, int], dict[bool, int]] = {}
+        for one in self.kernels:
+            cell = cells.setdefault((one.sm, one.dtype, one.head_dim), {False: 0, True: 0})
+            cell[one.is_causal] += 1
+        lines = [f"{self.module}: flash_attn_func, forward", "", "arch  dtype  head_dim  full  causal  (kernels)"]
+        for (sm, dtype, head_dim), cell in sorted(cells.items()):
+            full, causal = (str(cell[flag] or "-") for flag in (False, True))
+            lines.append(f"sm{sm:<4}{dtype:<7}{head_dim:>8}{full:>6}{causal:>8}")
+        lines += ["", "kernel, table, registers, shared memory, verified"]
+        for one in self.kernels:
+            verified = "; ".join(one.verified) or "not verified"
+            lines.append(f"  {one.variant}  {one.table}  {one.registers}  {one.smem_bytes:,}  {verified}")
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def support(engine: Engine) -> Support:
+    """Return what the module's tables hold, each kernel once, in the order in which tables are asked."""
+    found: dict[str, Supported] = {}
+    for table in engine.tables():
+        for kernel in table.kernels.values():
+            if kernel.operation == engine.operation:
+                found.setdefault(kernel.name, _supported(kernel, table.origin))
+    ordered = sorted(found.values(), key=lambda one: (one.sm, one.dtype, one.head_dim, one.is_causal, one.variant))
+    return Support(module=engine.package, kernels=tuple(ordered))
+
+
+def _supported(kernel: KernelRecord, origin: str) -> Supported:
+    return Supported(
+        variant=kernel.name,
+        table=origin,
+        sm=kernel.sm,
+        dtype=kernel.dtype,
+        head_dim=int(str(kernel.problem["head_dim"])),
+        is_causal=bool(kernel.problem["is_causal"]),
+        registers=kernel.registers,
+        smem_bytes=kernel.smem_bytes,
+        verified=tuple(_verification(one) for one in kernel.verified),
+    )
+
+
+def _verification(record: Mapping[str, object]) -> str:
+    details = [str(record[key]) for key in ("date",) if key in record]
+    if "problems" in record:
+        details.append(f"{record['problems']} problems")
+    return f"{record.get('by', 'unknown')} ({', '.join(details)})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Which kernel a call would run, from where, and why others would not."""
+
+    call: str
+    device: str
+    variant: str | None
+    table: str
+    folder: str
+    row: int
+    label: str
+    when: Mapping[str, tuple[int, int]]
+    evidence: Mapping[str, object]
+    runner_up: Mapping[str, object] | None
+    grid: tuple[int, int, int]
+    threads: int
+    smem_bytes: int
+    registers: int
+    verified: tuple[str, ...]
+    others: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain data."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        lines = [self.call, f"on {self.device}"]
+        if self.variant is None:
+            lines.append("runs no kernel of this module")
+        else:
+            place = "forced" if self.row < 0 else f"row {self.row}"
+            lines += [
+                f"runs {self.variant}",
+                f"  from {self.table} ({self.folder}), {place}, label {self.label}",
+                f"  when {_bounds(self.when)}",
+                f"  evidence {json.dumps(dict(self.evidence), sort_keys=True)}",
+                f"  runner-up {json.dumps(self.runner_up and dict(self.runner_up), sort_keys=True)}",
+                f"  grid {self.grid}, {self.threads} threads, {self.smem_bytes:,} bytes of shared memory, "
+                f"{self.registers} registers a thread",
+                f"  verified {'; '.join(self.verified) or 'not'}",
+            ]
+        if self.others:
+            lines += ["others:", *self.others]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def explain(
+    engine: Engine, q: object, k: object, v: object, softmax_scale: object = None, causal: object = False
+) -> Explanation:
+    """Return what `flash_attn_func` would run, without running it; see it for what it raises."""
+    with torch.no_grad():
+        request = check(q, k, v, softmax_scale, causal)
+    if 0 in request.call.sizes.values():
+        raise NoKernelError(f"{request.call}: with an empty size nothing is launched; the result is zeros.")
+    route = engine.route(request.key)
+    chosen = select(route.choices, request.call)
+    others = reasons_against(route.choices, request.call, limit=20)
+    facts = route.device.facts
+    return Explanation(
+        call=str(request.call),
+        device=f"{facts.title} (sm{facts.sm}, {facts.num_sms} SMs){', emulated' if route.device.is_emulated else ''}",
+        variant=chosen.kernel.name if chosen else None,
+        table=chosen.table.origin if chosen else "",
+        folder=str(chosen.table.folder) if chosen else "",
+        row=chosen.row.number if chosen else -1,
+        label=chosen.row.label if chosen else "",
+        when=chosen.row.when if chosen else {},
+        evidence=chosen.row.evidence if chosen else {},
+        runner_up=chosen.row.runner_up if chosen else None,
+        grid=chosen.grid(engine.binding, request.call) if chosen else (0, 0, 0),
+        threads=chosen.kernel.threads if chosen else 0,
+        smem_bytes=chosen.kernel.smem_bytes if chosen else 0,
+        registers=chosen.kernel.registers if chosen else 0,
+        verified=tuple(_verification(one) for one in chosen.kernel.verified) if chosen else (),
+        others=tuple(others),
+    )
+
+
+def _bounds(when: Mapping[str, tuple[int, int]]) -> str:
+    parts = [f"{name} {low}..{'' if high == NO_BOUND else high}" for name, (low, high) in when.items()]
+    return ", ".join(parts) or "always"
+
+
+def device_key(device: object) -> DeviceKey:
+    """Return the key of a device given as torch takes it; None is the current GPU, else the CPU."""
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    parsed = torch.device(device)
+    if parsed.type == "cpu":
+        return CPU_KEY
+    index = torch.cuda.current_device() if parsed.index is None else parsed.index
+    return DeviceKey(type="cuda", index=index)

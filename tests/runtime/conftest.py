@@ -1,0 +1,184 @@
+"""Stand-ins for the driver and the emulator, compiled once a session, and modules made of them."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import struct
+import subprocess
+import sys
+import sysconfig
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from kernelwright import resource_dir
+
+sys.path.insert(0, str(Path(__file__).parent))
+from tables import BINDING, PARAMETER_BYTES, FakeModule
+
+HERE = Path(__file__).parent
+WARNINGS = ["-Wall", "-Wextra", "-Werror"]
+_numbers = itertools.count()
+
+
+def compile_c(source: Path, output: Path, *flags: str) -> Path:
+    """Compile one C file into a shared library."""
+    subprocess.run(
+        ["cc", "-O2", "-std=gnu11", "-fPIC", "-shared", *WARNINGS, str(source), "-o", str(output), *flags], check=True
+    )
+    return output
+
+
+@pytest.fixture(scope="session")
+def launcher_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The launcher, compiled with every warning an error."""
+    flags = ["-fvisibility=hidden", "-DPy_LIMITED_API=0x030b0000", f"-I{sysconfig.get_path('include')}"]
+    output = tmp_path_factory.mktemp("launcher") / "_launcher.abi3.so"
+    return compile_c(resource_dir("runtime") / "launcher.c", output, *flags, "-ldl", "-lm", "-pthread")
+
+
+@pytest.fixture(scope="session")
+def stand_in_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recording driver."""
+    return compile_c(HERE / "stand_in.c", tmp_path_factory.mktemp("driver") / "libstand_in.so", "-pthread")
+
+
+@pytest.fixture(scope="session")
+def stand_in_emulator_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recording driver with the emulator's functions."""
+    output = tmp_path_factory.mktemp("emulator") / "libstand_in_emulator.so"
+    return compile_c(HERE / "stand_in.c", output, "-pthread", "-DEMULATOR")
+
+
+class StandIn:
+    """A stand-in library as tests see it: its log, what goes wrong, and what a launch computes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.library = ctypes.CDLL(str(path))
+        self.library.stand_in_log.restype = ctypes.c_char_p
+        self.library.stand_in_parameters.restype = ctypes.POINTER(ctypes.c_ubyte)
+        self._callback: Any = None
+        self.library.stand_in_reset()
+        for device, sm in enumerate((80, 90)):
+            for attribute, value in ((75, sm // 10), (76, sm % 10), (16, 108 + device), (97, 166912 + device)):
+                self.library.stand_in_attribute(device, attribute, value)
+
+    @property
+    def log(self) -> list[str]:
+        return self.library.stand_in_log().decode().splitlines()
+
+    @property
+    def launches(self) -> list[str]:
+        return [line for line in self.log if line.startswith("launch")]
+
+    def fail(self, call: str, code: int) -> None:
+        self.library.stand_in_fail(call.encode(), code)
+
+    def expect(self) -> None:
+        """Keep the parameter block of the launches to come."""
+        self.library.stand_in_expect(ctypes.c_size_t(PARAMETER_BYTES))
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The last launch's parameter block, by field, decoded as C lays it out."""
+        letters = {"ptr": "Q", "i64": "q", "i32": "i", "f32": "f"}
+        names = [field["name"] for field in BINDING["fields"]]
+        layout = "@" + "".join(letters[field["type"]] for field in BINDING["fields"])
+        data = bytes(self.library.stand_in_parameters()[: struct.calcsize(layout)])
+        return dict(zip(names, struct.unpack(layout, data), strict=True))
+
+    def on_launch(self, function: Callable[[], None]) -> None:
+        """Run a function inside every launch, with the GIL, as a kernel would run."""
+        kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
+        self._callback = kind(lambda _parameters, _kernel: function())
+        self.library.stand_in_on_launch(self._callback)
+
+    def reset(self) -> None:
+        self.library.stand_in_reset()
+
+
+@pytest.fixture
+def stand_in(stand_in_path: Path) -> Iterator[StandIn]:
+    """The recording driver, with an empty log."""
+    yield (one := StandIn(stand_in_path))
+    one.reset()
+
+
+@pytest.fixture(params=["exchange", "plain"])
+def tensor_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways of reading tensors: in C through the exchange interface, in Python as plain integers."""
+    monkeypatch.setenv("KERNELWRIGHT_PLAIN_INTS", "1" if request.param == "plain" else "0")
+    return str(request.param)
+
+
+@pytest.fixture
+def new_module(tmp_path: Path, launcher_path: Path, stand_in_path: Path) -> Callable[..., FakeModule]:
+    """Make an empty module; its CPU library is a copy of the recording driver unless another is given."""
+
+    def make(cpu_library: Path | None = stand_in_path) -> FakeModule:
+        return FakeModule(tmp_path / f"fake_module_{next(_numbers)}", launcher_path, cpu_library)
+
+    return make
+
+
+@pytest.fixture
+def fake(new_module: Callable[..., FakeModule], tensor_path: str) -> FakeModule:
+    """A module for fp16 and bf16, head_dim 64, with and without mask; two tile sizes without."""
+    module = new_module()
+    for dtype in ("fp16", "bf16"):
+        module.add(dtype, 64, False, 64, when={"seqlen_q": [None, 64]})
+        module.add(dtype, 64, False, 128)
+        module.add(dtype, 64, True, 128)
+    module.write()
+    return module
+
+
+class Loaded:
+    """An imported module with the stand-in that its CPU tensors run on."""
+
+    def __init__(self, fake: FakeModule) -> None:
+        self.fake = fake
+        self.module: ModuleType = fake.load()
+        self.stand_in = StandIn(fake.folder / "_emulator.so")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.module, name)
+
+
+@pytest.fixture
+def loaded(fake: FakeModule) -> Iterator[Loaded]:
+    """The module of `fake`, imported."""
+    one = Loaded(fake)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="CPU tensors run")
+        yield one
+    one.stand_in.reset()
+
+
+def tensors(
+    batch: int = 2,
+    seqlen_q: int = 5,
+    seqlen_k: int = 7,
+    num_heads_q: int = 4,
+    num_heads_kv: int = 2,
+    head_dim: int = 64,
+    dtype: torch.dtype = torch.float16,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """q, k and v of random numbers."""
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(batch, seqlen_q, num_heads_q, head_dim, generator=generator).to(dtype)
+    k, v = torch.randn(2, batch, seqlen_k, num_heads_kv, head_dim, generator=generator).to(dtype)
+    return q, k, v
+
+
+@pytest.fixture
+def make_tensors() -> Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """The function `tensors`."""
+    return tensors
