@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from kernelwright.build.artifact_key import artifact_key, scan_headers
+from kernelwright.build.environment import compiler_environment
 from kernelwright.build.files import explain_os_error, sha256_bytes, write_atomic
 from kernelwright.build.ptxas_report import parse_ptxas
 from kernelwright.build.store import (
@@ -40,7 +41,6 @@ from kernelwright.build.store import (
 RECIPE = "1"
 NVCC_FLAGS = ("-O3", "-std=c++17")
 PTXAS_FLAGS = ("-O3", "-v")
-FLAG_VARIABLES = ("NVCC_APPEND_FLAGS", "NVCC_PREPEND_FLAGS")
 SETTINGS_FILE = Path("obj/compile.json")
 INCLUDE_DIR = Path("src/include")
 _FIRST_ERROR = re.compile(r"^(?P<file>[^\s(][^(]*)\((?P<line>\d+)\): (?:\w+ )*error.*$", re.MULTILINE)
@@ -183,7 +183,7 @@ def _run(variant: str, command: list[str], scratch: Path, log: Path, cwd: Path |
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         cwd=cwd,
-        env=_environment(scratch),
+        env=compiler_environment(scratch),
         errors="replace",
         check=False,
     )
@@ -191,12 +191,6 @@ def _run(variant: str, command: list[str], scratch: Path, log: Path, cwd: Path |
         text = f"$ {' '.join(command)}\n{done.stdout}\nexit status {done.returncode}\n"
         raise _failure(variant, text, log, _first_error(variant, done.stdout, command[0], done.returncode))
     return done.stdout
-
-
-def _environment(scratch: Path) -> dict[str, str]:
-    """Drop variables that would change a kernel behind its key's back; keep nvcc's litter in `scratch`."""
-    kept = {name: value for name, value in os.environ.items() if name not in FLAG_VARIABLES}
-    return kept | {"TMPDIR": str(scratch.resolve())}
 
 
 def _failure(variant: str, text: str, log: Path, summary: str) -> CompileFailedError:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from kernelwright.build.environment import compiler_environment
 from kernelwright.build.errors import ToolchainError
 from kernelwright.build.files import write_atomic
 from kernelwright.build.settings import BuildSettings
@@ -205,6 +206,7 @@ def _output(command: list[str]) -> str:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             errors="replace",
+            env=compiler_environment(),
             timeout=60,
             check=False,
         )

@@ -87,9 +87,9 @@ def check_name(name: str) -> None:
     if name in _SCRATCH:
         raise UsageError(f"--name {name!r} is the name of a folder that the build itself uses")
     spec = importlib.util.find_spec(name)
-    if spec is not None and spec.origin is not None:
-        if not (Path(spec.origin).parent / "build_info.json").exists():
-            raise UsageError(f"--name {name!r} would hide {spec.origin}")
+    origin = None if spec is None else spec.origin  # None too for a mere folder on the path
+    if origin is not None and not (Path(origin).parent / "build_info.json").exists():
+        raise UsageError(f"--name {name!r} would hide {origin}")
 
 
 def _build(args: argparse.Namespace, plan: BuildPlan, name: str) -> tuple[list[BuiltKernel], bool]:
@@ -206,10 +206,7 @@ def _print_summary(module: Path, built: list[BuiltKernel], changed: bool, wheel:
         f"\nUse it, from Python:\n\n"
         f"    {where}import torch, {module.name}\n"
         f'    q = k = v = torch.randn(1, 1024, 8, {problem.head_dim}, dtype=torch.{dtype}, device="cuda")\n'
-        f"    out = {module.name}.{_ENTRY_POINT}(q, k, v, {_FLAG}={problem.is_causal})\n"
+        f"    out = {module.name}.flash_attn_func(q, k, v, causal={problem.is_causal})\n"
     )
     if wheel:
         print(f"Installed from {wheel}. Remove it with: pip uninstall {module.name}")
-
-
-_ENTRY_POINT, _FLAG = "flash_attention", "is_causal"

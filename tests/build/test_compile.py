@@ -1,0 +1,176 @@
+"""Compiling through ninja: what is compiled, what is not, and what a failure leaves behind."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+from kernelwright.build.errors import CompileError
+from kernelwright.build.kernels import read_kernel
+from kernelwright.build.store import entry_dir
+from kernelwright.gen.errors import BuildError
+
+
+def outputs(out: Path) -> list[str]:
+    """Finished outputs; settings, logs and scratch do not count."""
+    return sorted(path.name for path in (out / "obj").iterdir() if path.suffix in (".ptx", ".cubin"))
+
+
+def test_a_build_gives_ptx_cubin_and_figures_for_every_variant(build, variants, out):
+    kernels = build(variants)
+    assert [kernel.variant for kernel in kernels] == variants
+    for kernel in kernels:
+        assert kernel.cubin.startswith(b"\x7fELF")
+        assert kernel.variant.name.encode() in kernel.ptx
+        assert kernel.report["registers"] == 40
+        assert kernel.report["static_smem_bytes"] == 128
+        assert kernel.report["entries"] == [kernel.variant.name]
+        assert kernel.report["cpu_s"] > 0
+        assert kernel.report["peak_rss_kib"] > 1000
+        assert (out / "src" / f"{kernel.variant.name}.cu").is_file()
+
+
+def test_a_second_build_compiles_nothing_and_touches_nothing(build, variants, out, compile_log):
+    build(variants)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    build(variants)
+    assert len(compile_log()) == len(variants)
+    changed = [path for path, stamp in before.items() if path.stat().st_mtime_ns != stamp]
+    assert not [path.name for path in changed if path.name not in (".ninja_log", ".ninja_deps")]
+
+
+def test_another_folder_takes_kernels_from_the_cache(build, variants, tmp_path, compile_log):
+    first = build(variants)
+    second = build(variants, tmp_path / "elsewhere")
+    assert len(compile_log()) == len(variants)
+    assert [kernel.cubin for kernel in first] == [kernel.cubin for kernel in second]
+    assert all(kernel.report["cached"] for kernel in second)
+
+
+def test_an_edited_header_rebuilds_what_includes_it(build, variant, out, compile_log, monkeypatch, tmp_path):
+    import shutil
+
+    from kernelwright.build import kernels
+    from kernelwright.gen.render import include_dir
+
+    headers = tmp_path / "include"
+    shutil.copytree(include_dir(), headers)
+    monkeypatch.setattr(kernels, "include_dir", lambda: headers)
+    [before] = build([variant])
+    header = sorted(headers.iterdir())[0]
+    header.write_text(header.read_text() + "\n// edited\n")
+    [after] = build([variant])
+    assert len(compile_log()) == 2
+    assert before.report["key"] != after.report["key"]
+
+
+def test_another_compiler_version_rebuilds(build, variant, compile_log, monkeypatch):
+    [before] = build([variant])
+    monkeypatch.setenv("FAKE_VERSION", "13.1.0")
+    [after] = build([variant])
+    assert len(compile_log()) == 2
+    assert before.report["key"] != after.report["key"]
+
+
+def test_variables_that_add_flags_do_not_reach_the_compiler(build, variant, toolkit, monkeypatch):
+    nvcc = toolkit / "bin" / "nvcc"
+    nvcc.write_text(nvcc.read_text().replace("exec", '[ -z "$NVCC_APPEND_FLAGS" ] || exit 9\nexec'))
+    build([variant])
+    monkeypatch.setenv("NVCC_APPEND_FLAGS", "-G")
+    build([variant])
+
+
+def test_a_compile_error_names_variant_line_and_log_and_leaves_no_output(build, variants, out, monkeypatch):
+    progress = io.StringIO()
+    monkeypatch.setenv("FAKE_FAIL", "kHeadDim = 64")
+    with pytest.raises(CompileError, match="hd64"):
+        build(variants, progress=progress, num_jobs=1)
+    said = progress.getvalue()
+    match = re.search(r"(\S+): (src/\S+\.cu)\((\d+)\): error: (.*)\n  (\d+) \| (.*)", said)
+    assert match, said
+    assert match[2] == f"src/{match[1]}.cu"
+    assert match[3] == match[5]
+    assert (out / match[2]).read_text().splitlines()[int(match[3]) - 1].strip() == match[6]
+    log = Path(re.search(r"log: (.*)", said)[1])
+    assert "exit status 2" in log.read_text()
+    assert "FAILED" not in said and "PYTHONPATH" not in said
+    assert not [name for name in outputs(out) if "hd64" in name]
+
+
+def test_a_failed_variant_leaves_no_older_output(build, variant, out, monkeypatch):
+    build([variant])
+    source = out / "src" / f"{variant.name}.cu"
+    source.write_text(source.read_text() + "broken\n")
+    monkeypatch.setenv("FAKE_FAIL", "broken")
+    monkeypatch.setattr("kernelwright.build.kernels.render", lambda variant: source.read_text())
+    with pytest.raises(CompileError):
+        build([variant])
+    assert outputs(out) == []
+    assert not (out / "obj" / f"{variant.name}.json").exists()
+
+
+def test_a_mended_build_goes_on_where_it_failed_and_removes_the_log(build, variants, out, monkeypatch):
+    monkeypatch.setenv("FAKE_FAIL", "kHeadDim = 128")
+    with pytest.raises(CompileError):
+        build(variants)
+    monkeypatch.delenv("FAKE_FAIL")
+    assert len(build(variants)) == len(variants)
+    assert not list((out / "obj").glob("*.log"))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("kernel.ptx", "truncated"),
+        ("kernel.cubin", "flipped"),
+        ("kernel.cubin", "removed"),
+        ("source.cu", "emptied"),
+        ("report.json", "truncated"),
+        ("report.json", "removed"),
+    ],
+)
+def test_a_damaged_cache_entry_is_dropped_and_rebuilt(build, variant, cache, tmp_path, name, damage):
+    [good] = build([variant])
+    path = entry_dir(cache, good.report["key"]) / name
+    data = path.read_bytes()
+    if damage == "removed":
+        path.unlink()
+    else:
+        flipped = bytes([data[0] ^ 1]) + data[1:]
+        path.write_bytes({"truncated": data[: len(data) // 2], "emptied": b"", "flipped": flipped}[damage])
+    progress = io.StringIO()
+    [again] = build([variant], tmp_path / "other", progress=progress)
+    assert "damaged cache entry" in progress.getvalue()
+    assert again.cubin == good.cubin and not again.report["cached"]
+    [third] = build([variant], tmp_path / "third")
+    assert third.report["cached"]
+
+
+def test_outputs_that_somebody_changed_are_compiled_again(build, variant, out, caplog):
+    [good] = build([variant])
+    (out / "obj" / f"{variant.name}.cubin").write_bytes(b"not a cubin")
+    [again] = build([variant])
+    assert again.cubin == good.cubin
+    assert "changed since" in caplog.text
+
+
+def test_reading_what_was_never_compiled_is_an_error(variant, out):
+    with pytest.raises(BuildError, match="not compiled"):
+        read_kernel(variant, out)
+
+
+def test_lineinfo_makes_other_kernels_with_relative_paths(build, variant, tmp_path):
+    [plain] = build([variant])
+    [lines] = build([variant], tmp_path / "lines", lineinfo=True)
+    assert plain.report["key"] != lines.report["key"]
+    assert f'.file\t1 "src/{variant.name}.cu"'.encode() in lines.ptx
+    assert str(tmp_path).encode() not in lines.ptx
+
+
+def test_spills_are_reported_as_failed_gates(build, variant, monkeypatch):
+    monkeypatch.setenv("FAKE_SPILL", "16")
+    [kernel] = build([variant])
+    assert kernel.gate_failures == ["spills 16 bytes a thread"]
