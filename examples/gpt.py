@@ -143,7 +143,7 @@ def main() -> int:
     calls: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
     def our_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        out: Tensor = module.attention(q, k, v, is_causal=True)
+        out: Tensor = module.flash_attn_func(q, k, v, causal=True)
         calls.append((q, k, v, out))
         return out
 
@@ -158,7 +158,7 @@ def main() -> int:
     print(f"layer  {args.module:<10}  torch       plain       (largest error against float64)")
     results = [compare(*call) for call in calls]
     for index, ((_, line), (q, k, v, _)) in enumerate(zip(results, calls, strict=True)):
-        print(f"{index:5}  {line}    {module.explain(q, k, v, is_causal=True)}")
+        print(f"{index:5}  {line}    {module.explain(q, k, v, causal=True).variant}")
     print(f"loss   {found:.4f} by {args.module}, {expected:.4f} by torch (nats a byte)")
     if args.device == "cpu":
         print(f"ran in the emulator in {seconds:.1f} s, which says nothing about a GPU")
