@@ -25,6 +25,7 @@ import os
 import re
 import shutil
 import subprocess
+import sysconfig
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -129,6 +130,22 @@ def find_compiler(environ: Mapping[str, str]) -> str | None:
     return next(filter(None, (shutil.which(name, path=path) for name in names)), None)
 
 
+def missing_tools(compiler: str | None, include: Path) -> list[str]:
+    """What pip cannot bring and a module's launcher is compiled with: a line for each, with what mends it."""
+    lines = []
+    if compiler is None:
+        lines.append(
+            f"no C++ compiler (looked for {', '.join(COMPILERS)}; CXX may name another). "
+            "Install one: apt install g++, dnf install gcc-c++, or pacman -S gcc"
+        )
+    if not (include / "Python.h").exists():
+        lines.append(
+            f"no Python.h in {include}. Install this Python's headers: apt install python3-dev, "
+            "or dnf install python3-devel"
+        )
+    return lines
+
+
 def find_gpu() -> bool:
     """Whether an NVIDIA GPU seems to be here: its tool, its device file or its driver library."""
     if shutil.which("nvidia-smi") or Path("/dev/nvidia0").exists():
@@ -230,9 +247,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="where (default: %(default)s)")
     venv = parser.parse_args(arguments).venv.absolute()
     wish, with_cuda = os.environ.get("TORCH", ""), find_nvcc(os.environ) is None
-    if find_compiler(os.environ) is None:
-        say(f"no C++ compiler found (looked for {', '.join(COMPILERS)}; CXX may name another)")
-        say("install one, for example: apt install g++, dnf install gcc-c++, or pacman -S gcc")
+    lacking = missing_tools(find_compiler(os.environ), Path(sysconfig.get_path("include")))
+    if lacking:
+        say("\nsetup: ".join(lacking))
         return 1
     with (ROOT / "pyproject.toml").open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # one setup of this checkout at a time

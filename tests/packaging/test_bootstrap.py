@@ -158,8 +158,14 @@ def test_without_a_compiler_it_says_what_to_install(tmp_path):
         check=False,
     )
     assert done.returncode == 1
-    assert "no C++ compiler found" in done.stderr
+    assert "no C++ compiler" in done.stderr
     assert "apt install g++" in done.stderr
+
+
+def test_a_python_without_headers_is_named_with_what_to_install(bootstrap, tmp_path):
+    (line,) = bootstrap.missing_tools("/usr/bin/g++", tmp_path)
+    assert str(tmp_path) in line
+    assert "python3-dev" in line
 
 
 def test_an_environment_whose_installation_failed_is_not_taken_for_good(tmp_path):
