@@ -44,6 +44,7 @@ PTXAS_FLAGS = ("-O3", "-v")
 SETTINGS_FILE = Path("obj/compile.json")
 INCLUDE_DIR = Path("src/include")
 _FIRST_ERROR = re.compile(r"^(?P<file>[^\s(][^(]*)\((?P<line>\d+)\): (?:\w+ )*error.*$", re.MULTILINE)
+_PTX_ERROR = re.compile(r"^ptxas (?P<file>[^,\n]+), line (?P<line>\d+); error\s*: .*$", re.MULTILINE)
 _ANY_ERROR = re.compile(r"^.*\b(?:error|fatal)\b.*$", re.MULTILINE | re.IGNORECASE)
 _NO_SPACE = re.compile(r"No space left on device|disk quota|File size limit", re.IGNORECASE)
 
@@ -172,7 +173,7 @@ def _compile(
     return files, report
 
 
-def _run(variant: str, command: list[str], scratch: Path, log: Path, cwd: Path | None = None) -> str:
+def _run(variant: str, command: list[str], scratch: Path, log: Path, cwd: Path = Path()) -> str:
     """Run one compiler pass and return what it said.
 
     Raises:
@@ -189,7 +190,7 @@ def _run(variant: str, command: list[str], scratch: Path, log: Path, cwd: Path |
     )
     if done.returncode:
         text = f"$ {' '.join(command)}\n{done.stdout}\nexit status {done.returncode}\n"
-        raise _failure(variant, text, log, _first_error(variant, done.stdout, command[0], done.returncode))
+        raise _failure(variant, text, log, _first_error(variant, done.stdout, command[0], done.returncode, cwd))
     return done.stdout
 
 
@@ -201,18 +202,18 @@ def _failure(variant: str, text: str, log: Path, summary: str) -> CompileFailedE
     return CompileFailedError(f"{summary}\n  log: {log.resolve()}")
 
 
-def _first_error(variant: str, output: str, tool: str, status: int) -> str:
-    """Say which line of the emitted source the compiler stopped at."""
+def _first_error(variant: str, output: str, tool: str, status: int, cwd: Path) -> str:
+    """Say which line of the emitted source, or of the PTX made from it, the compiler stopped at."""
     if _NO_SPACE.search(output):
         return f"{variant}: {Path(tool).name}: no space left. Free space, or choose another --out."
-    found = _FIRST_ERROR.search(output)
+    found = _FIRST_ERROR.search(output) or _PTX_ERROR.search(output)
     if found is None:
         other = _ANY_ERROR.search(output)
         killed = f"was killed by signal {-status}" if status < 0 else f"failed with exit status {status}"
         return f"{variant}: {other.group().strip() if other else f'{Path(tool).name} {killed}'}"
     lines = [f"{variant}: {found.group().strip()}"]
     try:
-        line = Path(found["file"]).read_text().splitlines()[int(found["line"]) - 1]
+        line = (cwd / found["file"]).read_text().splitlines()[int(found["line"]) - 1]
     except (OSError, IndexError, UnicodeDecodeError):
         return lines[0]
     return f"{lines[0]}\n  {found['line']} | {line.strip()}"

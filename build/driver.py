@@ -20,7 +20,7 @@ def native_archs(library: str = "libcuda.so.1") -> list[int]:
     count = ctypes.c_int()
     _call(driver, "cuDeviceGetCount", ctypes.byref(count))
     if not count.value:
-        raise BuildError("The NVIDIA driver sees no GPU. Name the architecture: --arch sm80")
+        raise BuildError("The NVIDIA driver sees no GPU.")
     found = []
     for ordinal in range(count.value):
         device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
@@ -46,9 +46,7 @@ def _open(library: str) -> ctypes.CDLL:
     try:
         driver = ctypes.CDLL(library)
     except OSError as error:
-        raise BuildError(
-            f"No NVIDIA driver here ({library} cannot be opened). Name the architecture: --arch sm80"
-        ) from error
+        raise BuildError(f"No NVIDIA driver here ({library} cannot be opened).") from error
     _call(driver, "cuInit", 0)
     return driver
 
@@ -56,4 +54,4 @@ def _open(library: str) -> ctypes.CDLL:
 def _call(driver: ctypes.CDLL, name: str, *arguments: object) -> None:
     status: int = getattr(driver, name)(*arguments)
     if status != _SUCCESS:
-        raise BuildError(f"The NVIDIA driver failed: {name} returned {status}. Name the architecture: --arch sm80")
+        raise BuildError(f"The NVIDIA driver failed: {name} returned {status}.")

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from kernelwright.gen.errors import ConfigError, KernelError, SpecError
+from kernelwright.gen.errors import BuildError, ConfigError, KernelError, SpecError
 
 if TYPE_CHECKING:
     from kernelwright.gen.plan import BuildPlan, PlannedKernel
@@ -154,4 +154,7 @@ def _native_archs() -> list[int]:
     from kernelwright.build.driver import native_archs
     from kernelwright.gen.devices import parse_arch
 
-    return [parse_arch(str(sm)) for sm in native_archs()]
+    try:
+        return [parse_arch(str(sm)) for sm in native_archs()]
+    except BuildError as error:
+        raise BuildError(f"--arch native: {error} Name the architecture: --arch sm80") from error
