@@ -1,0 +1,64 @@
+"""The real compiler, verifier and scorer behind the seam of `work.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kernelwright.gen.spec import Variant
+from kernelwright.tuner.compile import NinjaCompiler
+from kernelwright.tuner.model import MODEL_VERSION
+from kernelwright.tuner.results import Label
+from kernelwright.tuner.score import ModelScorer
+from kernelwright.tuner.scratch import ScratchModule, make_scratch
+from kernelwright.tuner.target import Target
+from kernelwright.tuner.tune import Request
+from kernelwright.tuner.verify import ModuleVerifier
+from kernelwright.tuner.work import InPlaceExecutor, Scorer, Work
+from kernelwright.tuner.workers import WorkerProcesses
+
+_JUDGE_TIMEOUT_S = 300.0  # a kernel takes seconds; what takes minutes hangs
+
+
+def scorer_version(label: Label) -> str:
+    """Return the version of what makes the figures."""
+    if label == "modelled":
+        return f"model {MODEL_VERSION}"
+    from kernelwright.tuner.measure import MEASURE_VERSION
+
+    return f"CUDA events {MEASURE_VERSION}"
+
+
+def make_work(request: Request, target: Target, compiler: NinjaCompiler, first: Variant) -> Work:
+    """Return the work for a target: kernels are verified where they are scored, in the emulator or on the GPU.
+
+    Raises:
+        BuildError: if the module that launches them cannot be built.
+    """
+    on_gpu = target.label == "measured"
+    scratch = make_scratch(
+        compiler.out, first, target.device, emulator=None if on_gpu else _emulator_library(), jobs=compiler.jobs
+    )
+    workers = WorkerProcesses(1 if on_gpu else request.jobs)  # one process a GPU: nobody disturbs a measurement
+    return Work(
+        compiler=compiler,
+        verifier=ModuleVerifier(scratch=scratch, on_gpu=on_gpu),
+        scorer=_scorer(request, target, scratch),
+        compiling=InPlaceExecutor(),
+        judging=workers,
+        timeout_s=_JUDGE_TIMEOUT_S,
+        restart=workers.restart,
+    )
+
+
+def _scorer(request: Request, target: Target, scratch: ScratchModule) -> Scorer:
+    if target.label == "modelled":
+        return ModelScorer(device=target.device, shapes=request.space.shapes)
+    from kernelwright.tuner.measure import GpuScorer
+
+    return GpuScorer(scratch=scratch, device=target.device, shapes=request.space.shapes)
+
+
+def _emulator_library() -> Path:
+    from kernelwright.emulator.library import library_path
+
+    return library_path()

@@ -1,0 +1,23 @@
+"""Errors of the tuner. All are `KernelError`s."""
+
+from kernelwright.gen.errors import KernelError
+
+
+class TunerError(KernelError):
+    """A tuning run that cannot start, go on or end as asked."""
+
+
+class NoLegalPointError(TunerError):
+    """A space whose every point some rule refuses on this device."""
+
+
+class StudyExistsError(TunerError):
+    """A study that holds results and was not asked to be continued."""
+
+
+class StudyChangedError(TunerError):
+    """A study made from other sources, another space or another device than now."""
+
+
+class WorkerFailed(TunerError):
+    """A worker that was lost or ran out of time; the point it judged gets the status."""

@@ -1,0 +1,103 @@
+"""The measured scorer: device time of a kernel on a GPU, through a module's own launcher.
+
+Each sample flushes the L2 cache, then times one call between two CUDA events. Queueing the flush ahead of the
+events also hides the host's share of the launch. Figures are medians, in microseconds.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from kernelwright.gen.devices import Device
+from kernelwright.gen.spec import ForwardProblem
+from kernelwright.tuner.results import Label
+from kernelwright.tuner.scratch import ScratchModule
+from kernelwright.tuner.shapes import Shape
+from kernelwright.tuner.work import Compiled
+
+MEASURE_VERSION = 1
+_WARM_UP_CALLS = 3
+_REPETITIONS = 20
+_FLUSH_FACTOR = 2  # of the L2 cache, written before each sample
+_TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Timer(Protocol):
+    """Measures one call of a function on the device, with a cold L2 cache."""
+
+    def sample_us(self, call: Callable[[], object]) -> float: ...
+
+
+class CudaTimer:
+    """CUDA events on the current stream."""
+
+    def __init__(self, l2_mib: int) -> None:
+        self._buffer = torch.empty(_FLUSH_FACTOR * l2_mib * 2**18, dtype=torch.int32, device="cuda")
+
+    def sample_us(self, call: Callable[[], object]) -> float:
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        self._buffer.zero_()
+        start.record()
+        call()
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end)) * 1e3
+
+
+def median_us(
+    call: Callable[[], object], timer: Timer, *, warm_up: int = _WARM_UP_CALLS, repetitions: int = _REPETITIONS
+) -> float:
+    """Return the median of the samples after those of the warm-up."""
+    for _ in range(warm_up):
+        timer.sample_us(call)
+    return statistics.median(timer.sample_us(call) for _ in range(repetitions))
+
+
+def make_inputs(problem: ForwardProblem, shape: Shape, device: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return q, k and v of standard normal values, the same for the same shape."""
+    generator = torch.Generator(device=device).manual_seed(0)
+
+    def values(length: int, heads: int) -> torch.Tensor:
+        sizes = (shape.batch, length, heads, problem.head_dim)
+        return torch.randn(sizes, generator=generator, dtype=_TORCH_DTYPES[problem.dtype], device=device)
+
+    return (
+        values(shape.seqlen_q, shape.num_heads_q),
+        values(shape.seqlen_k, shape.num_heads_kv),
+        values(shape.seqlen_k, shape.num_heads_kv),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuScorer:
+    """Measures `time_us` for each shape on the current GPU.
+
+    Args:
+        scratch: the module that launches.
+        device: the GPU's row in `configs/devices.yaml`, for the size of its L2 cache.
+        shapes: what to measure.
+    """
+
+    scratch: ScratchModule
+    device: Device
+    shapes: tuple[Shape, ...]
+
+    @property
+    def label(self) -> Label:
+        return "measured"
+
+    def score(self, compiled: Compiled) -> dict[str, float]:
+        timer = CudaTimer(self.device.l2_mib)
+        with self.scratch.holding(compiled) as module:
+            return {shape.name: self._time(module, compiled, shape, timer) for shape in self.shapes}
+
+    def _time(self, module: Any, compiled: Compiled, shape: Shape, timer: Timer) -> float:  # Any: imported at run time
+        problem = compiled.variant.problem
+        q, k, v = make_inputs(problem, shape, "cuda")
+        out = torch.empty_like(q)
+        return round(median_us(lambda: module.flash_attn_func(q, k, v, causal=problem.is_causal, out=out), timer), 3)

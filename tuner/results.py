@@ -1,0 +1,103 @@
+"""What is known about a point after it was tried. Failures are results with a kind, and are kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from kernelwright.gen.spec import Variant
+
+Label = Literal["modelled", "measured"]
+Status = Literal["ok", "compile", "spill", "launch", "wrong", "timeout"]
+"""`illegal` points are counted when the pool is made and never tried."""
+
+STATUSES: tuple[Status, ...] = get_args(Status)
+
+FIGURE_FIELD: dict[Label, str] = {"modelled": "model_cycles", "measured": "time_us"}
+"""The name of a figure says what it is; the two are never compared."""
+
+TIE = 0.02
+"""Figures closer than this are ties: neither model nor clock tells them apart reliably."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """A point after it was tried.
+
+    Args:
+        variant: what was tried.
+        status: `ok`, or the kind of failure.
+        detail: why it failed; "" if it did not.
+        figures: by shape name, model cycles or microseconds by the study's label; empty unless `ok`.
+        registers: of a thread, from ptxas.
+        spill_bytes: spill stores and loads of a thread, from ptxas.
+        blocks_per_sm: thread blocks that an SM holds.
+        verified: the check that it passed, as a table records it.
+        seconds: how long trying it took, compiling aside.
+    """
+
+    variant: Variant
+    status: Status
+    detail: str = ""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    registers: int = 0
+    spill_bytes: int = 0
+    blocks_per_sm: int = 0
+    verified: Mapping[str, object] | None = None
+    seconds: float = 0.0
+
+    @property
+    def score(self) -> float:
+        """The geometric mean of the figures: doubling any one shape weighs the same. Infinite for a failure."""
+        if self.status != "ok" or not self.figures:
+            return math.inf
+        return math.exp(sum(math.log(figure) for figure in self.figures.values()) / len(self.figures))
+
+
+def ranked(outcomes: list[Outcome]) -> list[Outcome]:
+    """Return the points that succeeded, best first; equal scores by name."""
+    good = [outcome for outcome in outcomes if outcome.status == "ok"]
+    return sorted(good, key=lambda outcome: (outcome.score, outcome.variant.name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Which variant a study ends with.
+
+    Args:
+        winner: what the table gets.
+        runner_up: the best of the others, or None.
+        default: the hand ladder's variant, if it was tried and succeeded.
+        standing: how the winner compares with the default, in words for people and tables.
+    """
+
+    winner: Outcome
+    runner_up: Outcome | None
+    default: Outcome | None
+    standing: Literal["better than default", "tied with default", "is the default", "default not available"]
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether the runner-up is as good as the winner."""
+        return self.runner_up is not None and abs(self.runner_up.score / self.winner.score - 1) <= TIE
+
+
+def choose(outcomes: list[Outcome], default: Variant | None) -> Choice | None:
+    """Return the winner, None if nothing succeeded. What does not clearly beat the default does not replace it."""
+    order = ranked(outcomes)
+    if not order:
+        return None
+    best = order[0]
+    base = next((outcome for outcome in order if outcome.variant == default), None)
+    if base is None:
+        winner, standing = best, "default not available"
+    elif base == best:
+        winner, standing = best, "is the default"
+    elif base.score <= best.score * (1 + TIE):
+        winner, standing = base, "tied with default"
+    else:
+        winner, standing = best, "better than default"
+    runner_up = next((outcome for outcome in order if outcome != winner), None)
+    return Choice(winner=winner, runner_up=runner_up, default=base, standing=standing)  # type: ignore[arg-type]

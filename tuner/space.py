@@ -1,0 +1,155 @@
+"""Search spaces (configs/spaces/*.yaml): a problem, lists of schedule values, rules by name, shapes to be fast on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from kernelwright import resource_dir
+from kernelwright.gen.constraints import CONSTRAINTS
+from kernelwright.gen.devices import parse_arch
+from kernelwright.gen.errors import ConfigError, SpecError
+from kernelwright.gen.schema import Node, read_yaml
+from kernelwright.gen.spec import DTYPES, OPERATION, ForwardProblem, ForwardSchedule
+from kernelwright.tuner.shapes import Shape
+
+SCHEMA = 1
+DEFAULT_SPACE = "flash_fwd_hd64_causal"
+
+Value = int | bool
+Point = tuple[Value, ...]
+"""Values of the schedule's fields, in the order of `FIELDS`."""
+
+FIELDS: tuple[str, ...] = tuple(field.name for field in fields(ForwardSchedule))
+_BOOLEAN = {field.name for field in fields(ForwardSchedule) if field.type == "bool"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Space:
+    """What is tuned and over what.
+
+    Args:
+        name: the file's stem.
+        sm: architecture.
+        problem: fixed.
+        values: allowed values of each schedule field, by name in the order of `FIELDS`.
+        constraints: names of rules in `gen/constraints.py`.
+        shapes: run-time sizes; a variant is judged over all of them.
+    """
+
+    name: str
+    sm: int
+    problem: ForwardProblem
+    values: dict[str, tuple[Value, ...]]
+    constraints: tuple[str, ...]
+    shapes: tuple[Shape, ...]
+
+    @property
+    def study_name(self) -> str:
+        return f"{self.name}-sm{self.sm}"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that the space says, its name aside."""
+        data = {
+            "sm": self.sm,
+            "problem": asdict(self.problem),
+            "values": self.values,
+            "constraints": self.constraints,
+            "shapes": [asdict(shape) for shape in self.shapes],
+        }
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def space_names() -> list[str]:
+    """Return the names of the spaces that come with the project."""
+    return sorted(path.stem for path in (resource_dir("configs") / "spaces").glob("*.yaml"))
+
+
+def load_space(name_or_file: str, sm: int | None = None) -> Space:
+    """Read a space by name or by path, for the architecture it names or for `sm`.
+
+    Raises:
+        ConfigError: if there is none, or its file has a fault.
+    """
+    path = Path(name_or_file)
+    if path.suffix not in (".yaml", ".yml"):
+        if name_or_file not in space_names():
+            known = ", ".join(space_names())
+            raise ConfigError(f"space {name_or_file!r}: unknown; known: {known}, or a path ending in .yaml")
+        path = resource_dir("configs") / "spaces" / f"{name_or_file}.yaml"
+    root = read_yaml(path, schema=SCHEMA).mapping(
+        ["schema", "kernel", "arch", "problem", "schedule", "constraints", "shapes"]
+    )
+    root["kernel"].text([OPERATION])
+    return Space(
+        name=path.stem,
+        sm=_arch(root["arch"]) if sm is None else sm,
+        problem=_problem(root["problem"]),
+        values=_values(root["schedule"]),
+        constraints=tuple(node.text(CONSTRAINTS) for node in root["constraints"].items()),
+        shapes=_shapes(root["shapes"]),
+    )
+
+
+def _arch(node: Node) -> int:
+    try:
+        return parse_arch(node.text())
+    except SpecError as error:
+        raise node.fail(str(error)) from error
+
+
+def _problem(node: Node) -> ForwardProblem:
+    row = node.mapping([field.name for field in fields(ForwardProblem)])
+    try:
+        return ForwardProblem(
+            dtype="bf16" if row["dtype"].text(DTYPES) == "bf16" else "fp16",
+            head_dim=row["head_dim"].integer(),
+            is_causal=row["is_causal"].boolean(),
+        )
+    except SpecError as error:
+        raise node.fail(str(error)) from error
+
+
+def _values(node: Node) -> dict[str, tuple[Value, ...]]:
+    row = node.mapping(FIELDS)
+    result: dict[str, tuple[Value, ...]] = {}
+    for name in FIELDS:
+        found: list[Value] = []
+        for item in row[name].one_or_more():
+            value: Value = item.boolean() if name in _BOOLEAN else item.integer(1)
+            if value in found:
+                raise item.fail(f"found {value} twice")
+            found.append(value)
+        result[name] = tuple(found)
+    return result
+
+
+def _shapes(node: Node) -> tuple[Shape, ...]:
+    row = node.mapping(["batch", "num_heads_q", "num_heads_kv", "seqlen"])
+    batch, heads_q, heads_kv = (row[key].integer(1) for key in ("batch", "num_heads_q", "num_heads_kv"))
+    if heads_q % heads_kv:
+        raise row["num_heads_kv"].fail(f"found {heads_kv}; allowed: what divides num_heads_q, {heads_q}")
+    seqlens = [item.integer(1) for item in row["seqlen"].one_or_more()]
+    return tuple(
+        Shape(batch=batch, num_heads_q=heads_q, num_heads_kv=heads_kv, seqlen_q=length, seqlen_k=length)
+        for length in dict.fromkeys(seqlens)
+    )
+
+
+def schedule_of(point: Point) -> ForwardSchedule:
+    """Return the schedule a point stands for.
+
+    Raises:
+        SpecError: if no GPU allows it.
+    """
+    values: dict[str, Any] = dict(zip(FIELDS, point, strict=True))  # Any: each list was read by its field's type
+    return ForwardSchedule(**values)
+
+
+def point_of(schedule: ForwardSchedule) -> Point:
+    """Return the point that stands for a schedule."""
+    return tuple(getattr(schedule, name) for name in FIELDS)

@@ -1,0 +1,238 @@
+"""The ledger of a tuning run: an Optuna study in a journal file or a database, one trial a point."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from kernelwright.gen.spec import Variant
+from kernelwright.tuner.errors import StudyChangedError, StudyExistsError, TunerError
+from kernelwright.tuner.pool import Pool
+from kernelwright.tuner.results import Label, Outcome
+from kernelwright.tuner.sampler import TAKEN, PoolSampler, distributions, point_of_params
+
+_log = logging.getLogger(__name__)
+
+FAILED_VALUE = 1e12
+"""Told for a failed point: worse than any cycles or microseconds, and finite, so that every storage keeps it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What a study's figures depend on. Results of different identities are never mixed.
+
+    Args:
+        label: modelled or measured.
+        space_digest: of the space.
+        source_digest: of every source the pool's kernels are compiled from.
+        device: the GPU that figures are for.
+        toolkit: the CUDA compiler's version.
+        scorer: version of the model or of the measurement.
+    """
+
+    label: Label
+    space_digest: str
+    source_digest: str
+    device: str
+    toolkit: str
+    scorer: str
+
+
+@contextmanager
+def open_storage(storage: str) -> Iterator[Any]:  # Any: optuna is untyped to mypy
+    """Yield Optuna's storage: of a database for an URL, else of a journal file, which is locked meanwhile.
+
+    Raises:
+        TunerError: if another run is at work in the file, or it cannot be used.
+    """
+    if "://" in storage:
+        try:
+            yield optuna.storages.RDBStorage(storage)
+        except (ImportError, optuna.exceptions.StorageInternalError) as error:
+            raise TunerError(f"--storage {storage.split('://')[0]}://...: cannot be used: {error}") from error
+        return
+    path = Path(storage).absolute()  # Optuna's lock is a symbolic link to this very text, and must not dangle
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f"{path.name}.running").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise TunerError(
+                f"{path}: another tuner is at work on this study. Wait, or give another --storage"
+            ) from error
+        path.with_name(f"{path.name}.lock").unlink(missing_ok=True)  # of a run that was killed
+        mend_journal(path)
+        try:
+            yield optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
+        except (ValueError, KeyError, AssertionError) as error:
+            if path.exists() and not _is_journal(path):
+                raise TunerError(
+                    f"{path}: not a journal of studies ({error}). Move it, or give another --storage"
+                ) from error
+            raise
+
+
+def mend_journal(path: Path) -> bool:
+    """Drop a last line that a killed run left unfinished; return whether there was one."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return False
+    keep = data.rfind(b"\n") + 1
+    last = data[data.rfind(b"\n", 0, keep - 1) + 1 : keep] if keep else b""
+    if keep == len(data) and (not last or _is_json(last)):
+        return False
+    if keep == len(data):
+        keep -= len(last)
+    _log.warning("%s: dropped an unfinished last line (%d bytes)", path, len(data) - keep)
+    os.truncate(path, keep)
+    return True
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_journal(path: Path) -> bool:
+    return all(_is_json(line) for line in path.read_bytes().splitlines())
+
+
+class Ledger:
+    """What has been tried, and what to try next."""
+
+    def __init__(self, study: Any, pool: Pool) -> None:
+        self._study, self._pool = study, pool
+        self._distributions = distributions(pool.choices)
+        self._asked: dict[str, Any] = {}
+
+    @property
+    def name(self) -> str:
+        return str(self._study.study_name)
+
+    @property
+    def num_tried(self) -> int:
+        return len(self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+
+    @property
+    def num_free(self) -> int:
+        """Points that nobody has tried or asked for."""
+        taken = {point_of_params(one.params) for one in self._study.get_trials(deepcopy=False, states=TAKEN)}
+        return sum(point not in taken for point in self._pool.legal)
+
+    def outcomes(self) -> list[Outcome]:
+        """Return every finished point, in the order of the trials."""
+        trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return [_outcome(trial.user_attrs["outcome"]) for trial in trials]
+
+    def ask(self, count: int) -> list[Variant]:
+        """Return up to `count` points to try next, none that was tried or asked for before."""
+        variants = []
+        for _ in range(min(count, self.num_free)):
+            trial = self._study.ask(self._distributions)
+            point = point_of_params(trial.params)
+            assert point is not None
+            variant = self._pool.legal[point]
+            self._asked[variant.name] = trial
+            variants.append(variant)
+        return variants
+
+    def tell(self, outcome: Outcome) -> None:
+        """Keep what came of a point that was asked for."""
+        trial = self._asked.pop(outcome.variant.name)
+        trial.set_user_attr("variant", outcome.variant.name)
+        trial.set_user_attr("status", outcome.status)
+        trial.set_user_attr("label", self._study.user_attrs["label"])
+        trial.set_user_attr("outcome", _plain(outcome))
+        self._study.tell(trial, outcome.score if outcome.status == "ok" else FAILED_VALUE)
+
+    def abandon(self) -> int:
+        """Give back the points that were asked for and not told, as after Ctrl-C; return how many."""
+        count = len(self._asked)
+        for trial in self._asked.values():
+            self._study.tell(trial, state=TrialState.FAIL)
+        self._asked.clear()
+        return count
+
+
+def open_ledger(
+    storage: Any, name: str, pool: Pool, identity: Identity, *, seed: int, guided: bool, resume: bool, where: str
+) -> Ledger:
+    """Create the study `name`, or continue it.
+
+    Args:
+        storage: from `open_storage`.
+        name: the study's name.
+        pool: what may be tried.
+        identity: must be the study's own where it exists.
+        seed: of the sampler.
+        guided: whether TPE chooses the order.
+        resume: whether an existing study may be continued.
+        where: the storage as the user named it, for messages.
+
+    Raises:
+        StudyExistsError: if it has results and `resume` is not set.
+        StudyChangedError: if it was made with another identity.
+    """
+    sampler = PoolSampler(list(pool.legal), pool.choices, first=pool.default, seed=seed, guided=guided)
+    study = optuna.create_study(
+        storage=storage, study_name=name, direction="minimize", load_if_exists=True, sampler=sampler
+    )
+    finished = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+    if finished and not resume:
+        raise StudyExistsError(
+            f"study {name} has {finished} finished trials in {where}. Continue it with --resume, or start another "
+            "with --storage OTHER (or remove the file)"
+        )
+    known = dict(study.user_attrs)
+    if finished:
+        _require_same(name, where, known, asdict(identity))
+    for key, value in asdict(identity).items():
+        if known.get(key) != value:
+            study.set_user_attr(key, value)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
+        storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)  # of a run that was killed
+    return Ledger(study, pool)
+
+
+def _require_same(name: str, where: str, known: Mapping[str, object], now: Mapping[str, object]) -> None:
+    changed = [key for key in now if known.get(key) != now[key]]
+    if not changed:
+        return
+    words = ", ".join(f"{key} (was {_short(known.get(key))}, is {_short(now[key])})" for key in changed)
+    raise StudyChangedError(
+        f"study {name} in {where} was made with another {words}: its figures cannot be compared with new ones. "
+        "Start another study with --storage OTHER, or go back to what it was made with"
+    )
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text[:12] if len(text) == 64 else text  # digests
+
+
+def _plain(outcome: Outcome) -> dict[str, object]:
+    data = asdict(outcome)
+    return data | {"variant": outcome.variant.name, "figures": dict(outcome.figures)}
+
+
+def _outcome(data: Mapping[str, Any]) -> Outcome:
+    return Outcome(**{**data, "variant": Variant.parse(data["variant"])})
+
+
+def default_storage(out: Path, study_name: str) -> str:
+    """Return the journal file of a study where no storage is named."""
+    return str(out / f"{study_name}.journal")

@@ -1,0 +1,163 @@
+"""One tuning run from space to winner. Compiler, checks and clocks come in as arguments, so tests need none."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import TextIO
+
+from kernelwright.gen.devices import Device
+from kernelwright.gen.spec import Variant
+from kernelwright.tuner.errors import TunerError
+from kernelwright.tuner.export import StudyFacts, failures
+from kernelwright.tuner.pool import Pool
+from kernelwright.tuner.progress import Progress
+from kernelwright.tuner.report import plan_text
+from kernelwright.tuner.results import Choice, Outcome, choose
+from kernelwright.tuner.search import Budget, search
+from kernelwright.tuner.space import Space
+from kernelwright.tuner.study import Identity, default_storage, open_ledger, open_storage
+from kernelwright.tuner.work import Work
+
+_BATCHES_A_JOB = 4  # points a job in one batch: enough for ninja to overlap, few enough to stop in time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the user asked for.
+
+    Args:
+        space, device, pool: what to tune, for which GPU, and its legal points.
+        out: folder for studies and builds.
+        storage: Optuna's storage, a journal file or an URL; None for a journal in `out`.
+        budget: when to stop.
+        seed: of every random choice.
+        jobs: compilations and judgements at a time.
+        resume: continue an existing study.
+        row_device: the device that the row is for alone, or None.
+    """
+
+    space: Space
+    device: Device
+    pool: Pool
+    out: Path
+    storage: str | None
+    budget: Budget
+    seed: int
+    jobs: int
+    resume: bool
+    row_device: str | None = None
+
+    @property
+    def where(self) -> str:
+        return self.storage or default_storage(self.out, self.space.study_name)
+
+    @property
+    def num_planned(self) -> int:
+        """Points the study will have in the end, if time allows."""
+        return min(len(self.pool.legal), self.budget.trials)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """How a study stands."""
+
+    outcomes: list[Outcome]
+    choice: Choice
+    facts: StudyFacts
+
+
+def tune(
+    request: Request,
+    identity: Identity,
+    make_work: Callable[[], Work],
+    *,
+    today: Callable[[], date] = date.today,
+    stream: TextIO = sys.stderr,
+) -> Result:
+    """Run or continue a study and choose its winner.
+
+    Args:
+        request: what to do.
+        identity: what the figures depend on.
+        make_work: called only if there is a point to try; its executors are shut down at the end.
+        today: the date in the evidence.
+        stream: for the plan and progress.
+
+    Raises:
+        StudyExistsError, StudyChangedError: see `open_ledger`.
+        TunerError: if no point succeeded.
+        KeyboardInterrupt: after the unfinished points were given back.
+    """
+    space, pool = request.space, request.pool
+    label = identity.label
+    with open_storage(request.where) as storage:
+        guided = len(pool.legal) > request.budget.trials
+        ledger = open_ledger(
+            storage,
+            space.study_name,
+            pool,
+            identity,
+            seed=request.seed,
+            guided=guided,
+            resume=request.resume,
+            where=request.where,
+        )
+        before = ledger.outcomes()
+        left = max(0, request.num_planned - len(before))
+        text = plan_text(space, request.device, pool, label, count=request.num_planned, left=left, jobs=request.jobs)
+        print(f"tuner: {text}", file=stream, flush=True)
+        end = "every point tried" if not ledger.num_free else "trials spent"
+        if left:
+            progress = Progress(
+                stream, label=label, total=request.num_planned, tried=before, budget_s=request.budget.seconds
+            )
+            work = make_work()
+            finished = False
+            try:
+                end = search(
+                    ledger,
+                    work,
+                    request.device,
+                    request.budget,
+                    batch_size=_BATCHES_A_JOB * request.jobs,
+                    watcher=progress,
+                )
+                finished = True
+            finally:
+                progress.close()
+                for executor in (work.judging, work.compiling):
+                    executor.shutdown(cancel_futures=not finished)
+        outcomes = ledger.outcomes()
+    choice = choose(outcomes, _default(pool))
+    if choice is None:
+        raise TunerError(_nothing_text(request, outcomes))
+    facts = StudyFacts(
+        study=space.study_name,
+        space=space.name,
+        identity=identity,
+        seed=request.seed,
+        num_points=len(pool.legal),
+        end=end,
+        row_device=request.row_device,
+        day=today(),
+    )
+    return Result(outcomes=outcomes, choice=choice, facts=facts)
+
+
+def _default(pool: Pool) -> Variant | None:
+    return None if pool.default is None else pool.legal.get(pool.default)
+
+
+def _nothing_text(request: Request, outcomes: list[Outcome]) -> str:
+    if not outcomes:
+        return f"study {request.space.study_name}: no point was tried within {request.budget.seconds / 60:g} min"
+    counts = ", ".join(f"{kind} {count}" for kind, count in failures(outcomes).items())
+    first = next(one for one in outcomes if one.status != "ok")
+    return (
+        f"study {request.space.study_name}: none of {len(outcomes)} points succeeded ({counts}). "
+        f"For instance {first.variant.name}: {first.detail}"
+    )

@@ -1,0 +1,180 @@
+"""The seam between search and work: compile, verify and score are handed to `concurrent.futures` executors.
+
+Everything that crosses the seam is plain data or a picklable object, so an executor may be a process pool here or
+a cluster's. We keep no queue of our own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
+from dataclasses import dataclass
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+from kernelwright.build.kernels import BuiltKernel
+from kernelwright.gen.devices import Device
+from kernelwright.gen.spec import Variant
+from kernelwright.tuner.occupancy import occupancy
+from kernelwright.tuner.results import Label, Outcome, Status
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compiled:
+    """A variant after the compiler: its kernel, or why there is none."""
+
+    variant: Variant
+    kernel: BuiltKernel | None
+    registers: int = 0
+    spill_bytes: int = 0
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a check found: `ok` with the record that tables keep, or the kind of failure and what it was."""
+
+    status: Status
+    detail: str = ""
+    record: Mapping[str, object] | None = None
+
+
+class Compiler(Protocol):
+    """Turns variants into kernels, several at a time; a variant that does not compile is a result."""
+
+    def compile(self, variants: Sequence[Variant]) -> list[Compiled]: ...
+
+
+class Verifier(Protocol):
+    """Decides whether a kernel computes what it should. What it raises counts as a failed launch."""
+
+    def verify(self, compiled: Compiled) -> Verdict: ...
+
+
+class Scorer(Protocol):
+    """Gives a figure for each shape; `label` says what kind. What it raises counts as a failed launch."""
+
+    @property
+    def label(self) -> Label: ...
+
+    def score(self, compiled: Compiled) -> dict[str, float]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """How points are tried, and where.
+
+    Args:
+        compiler, verifier, scorer: the three kinds of work.
+        compiling: executor that compiles a batch; by default in place, since ninja has its own processes.
+        judging: executor that verifies and scores one kernel at a time.
+        timeout_s: how long one kernel may be judged.
+        restart: frees what is stuck in `judging`, or replaces what was lost there.
+    """
+
+    compiler: Compiler
+    verifier: Verifier
+    scorer: Scorer
+    compiling: Executor
+    judging: Executor
+    timeout_s: float = 120.0
+    restart: Callable[[], None] = lambda: None
+
+
+class InPlaceExecutor(Executor):
+    """Runs what is submitted at once, in the calling thread, so that Ctrl-C reaches it."""
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        future: Future[T] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def judge_all(batch: Sequence[Compiled], work: Work, device: Device) -> Iterator[Outcome]:
+    """Yield what comes of each kernel, as it comes.
+
+    All are judged side by side. When a worker dies or none answers in time, those without an answer are judged
+    again one by one, so that the blame falls on the right one.
+    """
+    pending: dict[Future[Outcome], Compiled] = {}
+    suspects: list[Compiled] = []
+    for compiled in batch:
+        try:
+            pending[work.judging.submit(judge, compiled, work.verifier, work.scorer, device)] = compiled
+        except BrokenExecutor:
+            suspects.append(compiled)
+    while pending:
+        done, _ = wait(pending, timeout=work.timeout_s, return_when=FIRST_COMPLETED)
+        for future in done or list(pending):
+            compiled = pending.pop(future)
+            try:
+                yield future.result(timeout=0)
+            except (BrokenExecutor, CancelledError, TimeoutError):
+                suspects.append(compiled)
+    if suspects:
+        work.restart()
+    for compiled in suspects:
+        yield _judge_alone(compiled, work, device)
+
+
+def _judge_alone(compiled: Compiled, work: Work, device: Device) -> Outcome:
+    future = work.judging.submit(judge, compiled, work.verifier, work.scorer, device)
+    try:
+        return future.result(timeout=work.timeout_s)
+    except TimeoutError:
+        status: Status = "timeout"
+        detail = f"no answer within {work.timeout_s:g} s"
+    except BrokenExecutor:
+        status, detail = "launch", "the worker process died"
+    work.restart()
+    return Outcome(
+        variant=compiled.variant,
+        status=status,
+        detail=detail,
+        registers=compiled.registers,
+        spill_bytes=compiled.spill_bytes,
+    )
+
+
+def judge(compiled: Compiled, verifier: Verifier, scorer: Scorer, device: Device) -> Outcome:
+    """Verify a kernel and, only if it is right, score it. Runs in a worker."""
+    started = time.monotonic()
+    held = occupancy(
+        device,
+        registers=compiled.registers,
+        threads=compiled.variant.schedule.threads,
+        smem_bytes=compiled.variant.smem_bytes,
+    )
+    common: dict[str, Any] = {  # Any: keyword arguments of Outcome
+        "variant": compiled.variant,
+        "registers": compiled.registers,
+        "spill_bytes": compiled.spill_bytes,
+        "blocks_per_sm": held.blocks,
+    }
+
+    def failed(status: Status, detail: str) -> Outcome:
+        return Outcome(**common, status=status, detail=detail, seconds=time.monotonic() - started)
+
+    if compiled.fault:
+        return failed("compile", compiled.fault)
+    if compiled.spill_bytes:
+        return failed("spill", f"spills {compiled.spill_bytes} bytes a thread")
+    if held.blocks < 1:
+        return failed("launch", f"no thread block fits on an SM of {device.name}: {held.limit}")
+    try:
+        verdict = verifier.verify(compiled)
+        if verdict.status != "ok":
+            return failed(verdict.status, verdict.detail)
+        figures = scorer.score(compiled)
+    except Exception as error:  # anything a kernel or a driver does to us is a result about that kernel
+        return failed("launch", f"{type(error).__name__}: {error}")
+    bad = [name for name, figure in figures.items() if not 0 < figure < float("inf")]
+    if bad or not figures:
+        return failed("launch", f"no figure for {', '.join(bad) or 'any shape'}")
+    return Outcome(**common, status="ok", figures=figures, verified=verdict.record, seconds=time.monotonic() - started)
