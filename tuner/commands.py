@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import optuna
+
 from kernelwright.build.jobs import usable_cores
 from kernelwright.gen.errors import ConfigError, KernelError
 from kernelwright.gen.spec import Variant
@@ -40,6 +42,7 @@ class Published:
 def run(args: argparse.Namespace) -> int:
     """Tune, publish and print."""
     _check(args)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # our progress says what its messages would
     name = args.space or DEFAULT_SPACE
     space = _load(name, None)
     target = choose_target(args.arch, args.backend, space.sm, None if args.dry_run else find_gpu())
