@@ -47,6 +47,7 @@ _FIRST_ERROR = re.compile(r"^(?P<file>[^\s(][^(]*)\((?P<line>\d+)\): (?:\w+ )*er
 _PTX_ERROR = re.compile(r"^ptxas (?P<file>[^,\n]+), line (?P<line>\d+); error\s*: .*$", re.MULTILINE)
 _ANY_ERROR = re.compile(r"^.*\b(?:error|fatal)\b.*$", re.MULTILINE | re.IGNORECASE)
 _NO_SPACE = re.compile(r"No space left on device|disk quota|File size limit", re.IGNORECASE)
+_KILLED = re.compile(r"died due to signal 9\b")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +207,8 @@ def _first_error(variant: str, output: str, tool: str, status: int, cwd: Path) -
     """Say which line of the emitted source, or of the PTX made from it, the compiler stopped at."""
     if _NO_SPACE.search(output):
         return f"{variant}: {Path(tool).name}: no space left. Free space, or choose another --out."
+    if _KILLED.search(output) or status == -9:
+        return f"{variant}: {Path(tool).name} was killed, probably for want of memory. Build with: --jobs 1"
     found = _FIRST_ERROR.search(output) or _PTX_ERROR.search(output)
     if found is None:
         other = _ANY_ERROR.search(output)

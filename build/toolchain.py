@@ -79,19 +79,25 @@ def find_ninja() -> Path:
         ToolchainError: if there is none.
     """
     faults = []
-    beside = str(Path(sys.executable).parent)
-    for folder in (beside, None):
-        found = shutil.which("ninja", path=folder)
-        if found is None:
-            continue
+    for found in _ninja_candidates():
         try:
-            _output([found, "--version"])
-            return Path(found)
+            _output([str(found), "--version"])
+            return found
         except ToolchainError as error:
             faults.append(f"\n  {error}")
     raise ToolchainError(
         f"No usable ninja beside {sys.executable} or on PATH.{''.join(faults)}\nInstall it with: pip install ninja"
     )
+
+
+def _ninja_candidates() -> Iterator[Path]:
+    for folder in (str(Path(sys.executable).parent), None):
+        found = shutil.which("ninja", path=folder)
+        if found is not None:
+            yield Path(found)
+    wheel = _file_of_wheel("ninja", "ninja")  # installed for this user, whose scripts are not on PATH
+    if wheel is not None:
+        yield wheel
 
 
 def _candidates(settings: BuildSettings, faults: list[str]) -> Iterator[tuple[Origin, Path]]:
@@ -108,22 +114,22 @@ def _candidates(settings: BuildSettings, faults: list[str]) -> Iterator[tuple[Or
         yield "PATH", Path(found)
     else:
         faults.append("PATH: no nvcc")
-    wheel = _nvcc_of_wheel()
+    wheel = _file_of_wheel("nvidia-cuda-nvcc", "nvcc")
     if wheel is not None:
         yield "wheel", wheel
     else:
         faults.append("wheel: nvidia-cuda-nvcc is not installed")
 
 
-def _nvcc_of_wheel() -> Path | None:
-    """Ask the installed package for its files rather than guess a path."""
+def _file_of_wheel(distribution: str, name: str) -> Path | None:
+    """Return an executable of an installed package, from its own list of files rather than by guessing a path."""
     from importlib import metadata  # slow to import, and seldom needed
 
     try:
-        files = metadata.files("nvidia-cuda-nvcc") or []
+        files = metadata.files(distribution) or []
     except metadata.PackageNotFoundError:
         return None
-    return next((Path(str(f.locate())) for f in files if f.name == "nvcc" and f.parent.name == "bin"), None)
+    return next((Path(str(f.locate())) for f in files if f.name == name and f.parent.name == "bin"), None)
 
 
 def _check(nvcc: Path, origin: Origin, cache_dir: Path) -> Toolchain:

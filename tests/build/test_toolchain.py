@@ -22,7 +22,7 @@ def no_compiler(monkeypatch, tmp_path):
     monkeypatch.delenv("CUDA_HOME", raising=False)
     monkeypatch.delenv("CUDA_PATH", raising=False)
     monkeypatch.setenv("PATH", str(empty))
-    monkeypatch.setattr("kernelwright.build.toolchain._nvcc_of_wheel", lambda: None)
+    monkeypatch.setattr("kernelwright.build.toolchain._file_of_wheel", lambda distribution, name: None)
     return empty
 
 
