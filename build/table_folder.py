@@ -109,25 +109,28 @@ def read_table(folder: Path) -> dict[str, Any]:
     return content
 
 
-def record_verified(folder: Path, kernels: Sequence[str], record: Mapping[str, object]) -> None:
-    """Note in a table that `kernels` passed a check; an earlier note of the same checker is replaced.
+def record_verified(
+    folder: Path, passed: Sequence[str], record: Mapping[str, object], *, failed: Sequence[str] = ()
+) -> None:
+    """Note in a table which kernels passed a check; earlier notes of the same checker on them are replaced.
 
     Args:
         folder: a table folder.
-        kernels: names of variants.
-        record: `by`, `date` and what else was found out, such as `problems`.
+        passed: names of the variants that get the note.
+        record: `by`, `date` and `problems`.
+        failed: names of the variants that lose the note of this checker.
 
     Raises:
         BuildError: if the table cannot be read or lacks one of the kernels.
     """
     content = read_table(folder)
-    for name in kernels:
+    for name in (*passed, *failed):
         try:
             entry = content["kernels"][name]
         except KeyError as error:
             raise BuildError(f"{folder / TABLE_FILE}: $.kernels: no {name}") from error
         kept = [one for one in entry.get("verified", []) if one.get("by") != record["by"]]
-        entry["verified"] = [*kept, dict(record)]
+        entry["verified"] = [*kept, *([dict(record)] if name in passed else [])]
     write_atomic(folder / TABLE_FILE, table_bytes(content))
 
 

@@ -187,6 +187,15 @@ def test_a_checker_has_one_note_and_others_keep_theirs(content, target, variants
     assert read_table(target / "kernels")["kernels"][variants[0].name]["verified"] == [gpu, NOTE | {"problems": 99}]
 
 
+def test_a_kernel_that_fails_loses_the_note_of_that_checker(content, target, variants):
+    assemble_module(target, content)
+    names = [variant.name for variant in variants[:2]]
+    record_verified(target / "kernels", names, NOTE)
+    record_verified(target / "kernels", names[:1], NOTE, failed=names[1:])
+    kernels = read_table(target / "kernels")["kernels"]
+    assert [kernels[name]["verified"] for name in names] == [[NOTE], []]
+
+
 @pytest.fixture
 def tuned(content, tmp_path) -> Path:
     folder = tmp_path / "tuned_table"
