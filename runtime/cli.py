@@ -59,7 +59,7 @@ def _check(module: DispatchModule, options: argparse.Namespace) -> int:
 
     result = check_module(
         module,
-        num_problems=options.problems,
+        problems=options.problems,
         device=options.device,
         seed=options.seed,
         variants=options.variant,

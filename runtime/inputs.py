@@ -255,12 +255,12 @@ def _apart_modulo(period: int, one: torch.Tensor, other: torch.Tensor) -> bool:
         intervals.append((tensor.data_ptr() % period, inner))
     (begin, length), (other_begin, other_length) = intervals
     gap = (other_begin - begin) % period
-    return gap >= length and period - gap >= other_length
+    return bool(gap >= length and period - gap >= other_length)
 
 
 def is_conforming(tensor: torch.Tensor) -> bool:
     """Whether a kernel can read or write the tensor in place (docs/module.md)."""
-    steps = list(zip(tensor.stride(), tensor.shape, strict=True))
+    steps: list[tuple[int, int]] = list(zip(tensor.stride(), tensor.shape, strict=True))
     if steps[-1][0] != 1 and steps[-1][1] != 1:
         return False
     aligned = bool(tensor.data_ptr() % ALIGNMENT == 0)

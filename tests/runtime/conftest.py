@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import os
 import struct
 import subprocess
 import sys
@@ -38,6 +39,9 @@ def compile_c(source: Path, output: Path, *flags: str) -> Path:
 @pytest.fixture(scope="session")
 def launcher_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The launcher, compiled with every warning an error."""
+    given = os.environ.get("KERNELWRIGHT_TEST_LAUNCHER")  # one that checks its own memory
+    if given:
+        return Path(given)
     flags = ["-fvisibility=hidden", "-DPy_LIMITED_API=0x030b0000", f"-I{sysconfig.get_path('include')}"]
     output = tmp_path_factory.mktemp("launcher") / "_launcher.abi3.so"
     return compile_c(resource_dir("runtime") / "launcher.c", output, *flags, "-ldl", "-lm", "-pthread")
@@ -99,6 +103,17 @@ class StandIn:
         kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
         self._callback = kind(lambda _parameters, _kernel: function())
         self.library.stand_in_on_launch(self._callback)
+
+    def compute(self) -> None:
+        """Let every launch compute attention from its parameter block."""
+        from fake_kernel import compute
+
+        def run() -> None:
+            words = self.launches[-1].split()
+            compute(self.parameters, (int(words[3]), int(words[4]), int(words[5])), words[1])
+
+        self.expect()
+        self.on_launch(run)
 
     def reset(self) -> None:
         self.library.stand_in_reset()

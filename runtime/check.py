@@ -1,0 +1,154 @@
+"""Check every kernel of a module against the float64 reference, on the emulator or on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from types import ModuleType
+
+import torch
+
+from .errors import KernelError, NoKernelError
+from .gate import Verdict, judge
+from .module import DispatchModule
+from .problems import TORCH_DTYPES, Problem, guarded, make_inputs, problems_for
+from .support import device_key
+from .table import KernelRecord
+
+__all__ = ["CheckResult", "ProblemResult", "VariantResult", "Verdict", "check_module", "check_problem", "judge"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProblemResult:
+    """One problem on one kernel. `fault` "" means passed; `verdict` is None when nothing could be compared."""
+
+    problem: Problem
+    verdict: Verdict | None
+    fault: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantResult:
+    """All problems on one kernel; `skipped` says why it cannot run on the device."""
+
+    variant: str
+    results: tuple[ProblemResult, ...]
+    skipped: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return not any(result.fault for result in self.results)
+
+    def __str__(self) -> str:
+        if self.skipped:
+            return f"skipped {self.variant}: {self.skipped}"
+        faults = [f"\n    {result.problem}: {result.fault}" for result in self.results if result.fault]
+        verdicts = [result.verdict for result in self.results if result.verdict]
+        worst = max((max(one.row_margin, one.tensor_margin) for one in verdicts), default=float("nan"))
+        head = f"{'passed ' if self.passed else 'FAILED '} {self.variant}"
+        return f"{head}: {len(self.results)} problems, worst error {worst:.2f} of what is allowed{''.join(faults)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckResult:
+    """The check of a module. `by` is what computed: "emulator", or the GPU's name."""
+
+    module: str
+    by: str
+    seed: int
+    variants: tuple[VariantResult, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether something was checked and nothing failed."""
+        checked = [one for one in self.variants if not one.skipped]
+        return bool(checked) and all(one.passed for one in checked)
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain data."""
+        return {**asdict(self), "passed": self.passed}
+
+    def __str__(self) -> str:
+        checked = [one for one in self.variants if not one.skipped]
+        failed = sum(not one.passed for one in checked)
+        lines = [str(one) for one in self.variants]
+        lines.append(f"{self.module} on {self.by}: {len(checked)} kernels checked, {failed} failed")
+        return "\n".join(lines)
+
+
+def check_module(
+    module: ModuleType | DispatchModule,
+    problems: int = 12,
+    *,
+    device: object = None,
+    seed: int = 0,
+    variants: Sequence[str] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> CheckResult:
+    """Run each kernel on its own problems and compare.
+
+    Args:
+        module: an imported dispatch module.
+        problems: how many per kernel.
+        device: as torch takes it; None is the GPU if there is one, else the CPU (the emulator).
+        seed: of the inputs; equal seeds give equal inputs on every device.
+        variants: names of kernels; None is all.
+        progress: called with a line per kernel.
+
+    Raises:
+        NoKernelError: if a named variant is not in the module.
+        DriverError: if the device cannot be used.
+    """
+    dispatch = module if isinstance(module, DispatchModule) else module._module
+    engine = dispatch.engine
+    key = device_key(device)
+    opened = engine.device(key)
+    records = {name: one for table in reversed(engine.tables()) for name, one in table.kernels.items()}
+    names = sorted(records) if variants is None else list(variants)
+    results = []
+    for name in names:
+        if name not in records:
+            raise NoKernelError(f"{engine.package} holds no variant {name}; it holds: {', '.join(sorted(records))}")
+        with dispatch.force_variant(name):
+            reason = next((one.why_illegal for one in engine.route(key).choices if one.why_illegal), "")
+            found = () if reason else _check_variant(dispatch, records[name], problems, seed, key.type)
+        results.append(VariantResult(variant=name, results=found, skipped=reason))
+        if progress:
+            progress(str(results[-1]))
+    by = "emulator" if opened.is_emulated else opened.facts.title
+    return CheckResult(module=engine.package, by=by, seed=seed, variants=tuple(results))
+
+
+def _check_variant(
+    dispatch: DispatchModule, record: KernelRecord, count: int, seed: int, device_type: str
+) -> tuple[ProblemResult, ...]:
+    block_n = int(str(record.schedule.get("block_n", 64)))
+    chosen = problems_for(record.problem, record.schedule, count, seed)
+    device = torch.device(device_type)
+    return tuple(
+        check_problem(dispatch, problem, block_n=block_n, seed=seed + index, device=device)
+        for index, problem in enumerate(chosen)
+    )
+
+
+def check_problem(
+    dispatch: DispatchModule, problem: Problem, *, block_n: int, seed: int, device: torch.device
+) -> ProblemResult:
+    """Compute one problem with whatever the module chooses, and compare; see `gate` for what passes."""
+    q, k, v = make_inputs(problem, block_n, seed, device)
+    out = guarded(tuple(q.shape), TORCH_DTYPES[problem.dtype], device, problem.layout)
+    lse = guarded((q.shape[0], q.shape[2], q.shape[1]), torch.float32, device)
+    try:
+        with torch.no_grad():
+            dispatch.attention.attend(q, k, v, problem.softmax_scale, problem.is_causal, True, out.tensor, lse.tensor)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    except (KernelError, RuntimeError) as error:
+        return ProblemResult(problem=problem, verdict=None, fault=f"{type(error).__name__}: {error}")
+    verdict = judge(out.tensor, lse.tensor, q, k, v, problem.softmax_scale, is_causal=problem.is_causal)
+    faults = [verdict.fault] if verdict.fault else []
+    if not out.is_intact():
+        faults.append("memory beside out was written")
+    if not lse.is_intact():
+        faults.append("memory beside lse was written")
+    return ProblemResult(problem=problem, verdict=verdict, fault="; ".join(faults))
