@@ -10,17 +10,26 @@ from pathlib import Path
 import pytest
 
 from kernelwright.build import files, module
+from kernelwright.build.kernels import BuiltKernel
 from kernelwright.build.module import ModuleContent, assemble_module, publish_tuned
 from kernelwright.build.table_folder import read_table, record_verified, write_table_folder
 from kernelwright.gen.errors import BuildError
+from kernelwright.gen.spec import Variant
 from kernelwright.gen.table import SCHEMA, hand_row
 
 NOTE = {"by": "emulator", "date": "2026-11-20", "problems": 12}
 
 
+def built(variant: Variant) -> BuiltKernel:
+    """A kernel as if it had been compiled."""
+    report = {"registers": 40, "spill_store_bytes": 0, "spill_load_bytes": 0, "remarks": [], "key": variant.name}
+    data = variant.name.encode()
+    return BuiltKernel(variant=variant, ptx=b"// PTX " + data, cubin=b"\x7fELF " + data, report=report)
+
+
 @pytest.fixture
-def content(build, variants, tmp_path, monkeypatch) -> ModuleContent:
-    """Two built kernels and stand-ins for runtime, launcher and emulator."""
+def content(variants, tmp_path, monkeypatch) -> ModuleContent:
+    """Two kernels and stand-ins for runtime, launcher and emulator."""
     runtime = tmp_path / "runtime"
     runtime.mkdir()
     for name in ("__init__.py", "engine.py", "module_init.py", "module_init.pyi", "module_main.py"):
@@ -32,7 +41,7 @@ def content(build, variants, tmp_path, monkeypatch) -> ModuleContent:
         (tmp_path / name).write_text(name)
     return ModuleContent(
         name="flash",
-        kernels=build(variants[:2]),
+        kernels=[built(variant) for variant in variants[:2]],
         rows=[hand_row(variant, {}) for variant in variants[:2]],
         launcher=tmp_path / "launcher.so",
         emulator=tmp_path / "emulator.so",
