@@ -111,7 +111,7 @@ def judge_all(batch: Sequence[Compiled], work: Work, device: Device) -> Iterator
             suspects.append(compiled)
     while pending:
         done, _ = wait(pending, timeout=work.timeout_s, return_when=FIRST_COMPLETED)
-        for future in done or list(pending):
+        for future in [one for one in pending if one in done or not done]:  # in the batch's order
             compiled = pending.pop(future)
             try:
                 yield future.result(timeout=0)

@@ -189,7 +189,8 @@ def test_ctrl_c_keeps_finished_points_and_says_how_to_go_on(tmp_path):
     space = tmp_path / "small.yaml"
     space.write_text(
         "schema: 1\nkernel: flash_fwd\narch: sm80\nproblem: {dtype: bf16, head_dim: 64, is_causal: true}\n"
-        "schedule: {block_m: [64, 128], block_n: [32, 64], num_warps: 4, num_stages: [1, 2], q_in_regs: [false, true]}\n"
+        "schedule: {block_m: [64, 128], block_n: [32, 64], num_warps: 4, num_stages: [1, 2], q_in_regs: [false, true]}"
+        "\n"
         "constraints: [smem_fits, registers_fit]\n"
         "shapes: {batch: 1, num_heads_q: 2, num_heads_kv: 2, seqlen: [512, 1024]}\n"
     )
@@ -209,7 +210,7 @@ def test_ctrl_c_keeps_finished_points_and_says_how_to_go_on(tmp_path):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     journal = tmp_path / "tuner" / JOURNAL
     deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and (not journal.exists() or journal.read_text().count('"outcome"') < 2):
+    while time.monotonic() < deadline and (not journal.exists() or journal.read_text().count('"values"') < 2):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=20)

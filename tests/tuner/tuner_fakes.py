@@ -101,7 +101,7 @@ class FakeScorer:
         time.sleep(self.pause_s)
         self.scored.append(compiled.variant.name)
         schedule = compiled.variant.schedule
-        figure = 1e6 / (schedule.block_m * schedule.block_n) + schedule.num_stages + 10 * schedule.q_in_regs
+        figure = 1e6 / (schedule.block_m * schedule.block_n) + 20 * schedule.num_stages + 10 * schedule.q_in_regs
         if compiled.variant.name in self.favourites:
             figure = 1.0
         return {shape.name: figure * shape.seqlen_q for shape in SHAPES}
