@@ -33,7 +33,7 @@ def ninja_text(targets: Sequence[Target], python: str, package_root: str, settin
     ]
     lines = [
         "# Written by gen build. Do not edit.",
-        "ninja_required_version = 1.8",
+        "ninja_required_version = 1.10",
         "",
         "rule kernel",
         f"  command = {' '.join(_escape(part) for part in command)}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -148,7 +149,7 @@ class _Progress:
 
     def _status(self, text: str) -> None:
         if self.stream.isatty():
-            self.stream.write(f"\r\x1b[K{text[:120]}")
+            self.stream.write(f"\r\x1b[K{text[: shutil.get_terminal_size().columns - 1]}")
             self.stream.flush()
             self._open_line = True
         else:

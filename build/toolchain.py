@@ -22,6 +22,7 @@ from kernelwright.build.settings import BuildSettings
 Origin = Literal["CUDA_HOME", "PATH", "wheel"]
 INSTALL_HINT = "Install one with: pip install 'kernelwright[cuda]'"
 MIN_NVCC = (12, 0)  # the first release whose drivers have cuLibraryLoadData
+MIN_NINJA = (1, 10)  # the first with depfiles of edges that have several outputs
 _PROBE_SOURCE = '#include <stdint.h>\nextern "C" __global__ void probe(int32_t* x) { *x = 1; }\n'
 _RELEASE = re.compile(r"\bV(\d+)\.(\d+)\.(\d+)")
 
@@ -81,8 +82,11 @@ def find_ninja() -> Path:
     faults = []
     for found in _ninja_candidates():
         try:
-            _output([str(found), "--version"])
-            return found
+            version = _output([str(found), "--version"]).strip()
+            numbers = re.findall(r"\d+", version)
+            if tuple(map(int, numbers[:2])) >= MIN_NINJA:
+                return found
+            faults.append(f"\n  {found} is {version}; at least {'.'.join(map(str, MIN_NINJA))} is needed")
         except ToolchainError as error:
             faults.append(f"\n  {error}")
     raise ToolchainError(

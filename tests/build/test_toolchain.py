@@ -114,13 +114,16 @@ def test_a_missing_host_compiler_is_named(toolkit):
         find_toolchain(read_settings())
 
 
-def test_a_ninja_that_does_not_run_is_no_ninja(no_compiler, monkeypatch, tmp_path):
-    for name in ("ninja", "python"):
-        (no_compiler / name).write_text("#!/bin/sh\nexit 1\n")
-        (no_compiler / name).chmod(0o755)
+@pytest.mark.parametrize(
+    ("does", "said"), [("exit 1", "does not work"), ("echo 1.8.2", "1.8.2; at least 1.10"), ("echo", "at least")]
+)
+def test_a_ninja_that_does_not_run_or_is_too_old_is_no_ninja(no_compiler, monkeypatch, does, said):
+    (no_compiler / "ninja").write_text(f"#!/bin/sh\n{does}\n")
+    (no_compiler / "ninja").chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(no_compiler / "python"))
-    with pytest.raises(ToolchainError, match="pip install ninja"):
+    with pytest.raises(ToolchainError, match="pip install ninja") as caught:
         find_ninja()
+    assert said in str(caught.value)
 
 
 def test_the_ninja_that_is_found_runs():
