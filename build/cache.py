@@ -46,7 +46,7 @@ def clear_cache(cache_dir: Path) -> CacheSize:
                     (cache_dir / part).rename(scratch / part)
         sweep_scratch(cache_dir)
         for folder in sorted(cache_dir.iterdir()):
-            if folder.is_dir() and folder.name != "tmp":  # other parts of kernelwright keep libraries here
+            if folder.is_dir() and folder.name != "tmp" and not folder.name.startswith("."):  # launchers, emulators
                 shutil.rmtree(folder)
     except OSError as error:
         raise BuildError(explain_os_error(error, f"clearing {cache_dir}")) from error

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -15,10 +12,10 @@ from kernelwright.build.driver import driver_release, native_archs
 from kernelwright.build.launcher import python_include
 from kernelwright.build.settings import BuildSettings
 from kernelwright.build.toolchain import INSTALL_HINT, Toolchain, find_ninja, find_toolchain
+from kernelwright.emulator.host_library import HostCompilerError, Language, compiler_version, find_compiler
 from kernelwright.gen.errors import BuildError, KernelError
 
 OLDEST_PYTHON = (3, 11)
-HOST_COMPILERS = ("c++", "g++", "clang++")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,15 +65,15 @@ def _compiler(settings: BuildSettings, found: list[Toolchain]) -> str:
 
 
 def _host_compiler() -> str:
-    named = os.environ.get("CXX")
-    for name in [named] if named else HOST_COMPILERS:
-        path = shutil.which(name)
-        if path is None:
-            continue
-        done = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
-        if done.returncode == 0:
-            return f"{done.stdout.splitlines()[0]} at {path}"
-    raise BuildError(f"{named or ', '.join(HOST_COMPILERS)}: none on PATH that runs")
+    try:
+        return "; ".join(_named_compiler(language) for language in ("c", "c++"))
+    except HostCompilerError as error:
+        raise BuildError(str(error)) from error
+
+
+def _named_compiler(language: Language) -> str:
+    command = find_compiler(language)
+    return f"{compiler_version(command).splitlines()[0]} ({' '.join(command)})"
 
 
 def _torch() -> str:

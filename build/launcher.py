@@ -1,4 +1,4 @@
-"""Compile the generic launcher, once for every module."""
+"""The compiled parts that every module gets: the generic launcher and the emulator's library."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kernelwright import resource_dir
 from kernelwright.build.errors import ToolchainError
+from kernelwright.emulator.host_library import HostCompilerError, compile_shared
 
 FLAGS = ("-O2", "-std=gnu11", "-fvisibility=hidden", "-DPy_LIMITED_API=0x030b0000")
 LIBRARIES = ("-ldl", "-lm", "-pthread")
@@ -17,13 +18,28 @@ def compile_launcher(cache_dir: Path) -> Path:
     """Return the compiled `runtime/launcher.c`; it fits every Python from 3.11 on and any torch.
 
     Raises:
-        ToolchainError: if Python's headers are missing.
-        KernelError: if there is no host compiler, or it refuses the launcher.
+        ToolchainError: if Python's headers or a C compiler are missing, or the compiler refuses the launcher.
     """
-    from kernelwright.emulator.host_library import compile_shared
+    flags = [*FLAGS, f"-I{python_include()}"]
+    source = resource_dir("runtime") / "launcher.c"
+    try:
+        return compile_shared([source], flags, SONAME, cache_dir, link_flags=LIBRARIES, language="c")
+    except HostCompilerError as error:
+        raise ToolchainError(f"The launcher cannot be compiled: {error}") from error
 
-    flags = [*FLAGS, f"-I{python_include()}", *LIBRARIES]
-    return compile_shared([resource_dir("runtime") / "launcher.c"], flags, SONAME, cache_dir)
+
+def emulator_library() -> Path:
+    """Return the emulator's library, compiled at first use.
+
+    Raises:
+        ToolchainError: if it cannot be compiled.
+    """
+    from kernelwright.emulator.library import library_path
+
+    try:
+        return library_path()
+    except HostCompilerError as error:
+        raise ToolchainError(f"The emulator cannot be compiled: {error}\nLeave it out with --no-emulator.") from error
 
 
 def python_include() -> Path:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from kernelwright.emulator.settings import cache_dir
 from kernelwright.gen.errors import BuildError
 
 
@@ -15,7 +16,7 @@ class BuildSettings:
     """Where things are and how much of the machine a build may use.
 
     Attributes:
-        cache_dir: `KERNELWRIGHT_CACHE`, or `~/.cache/kernelwright`.
+        cache_dir: the emulator's too: `KERNELWRIGHT_CACHE`, or `~/.cache/kernelwright`.
         cuda_home: `CUDA_HOME`, or `CUDA_PATH`, or None.
         max_jobs: `MAX_JOBS`, the most compilations at a time, or None.
     """
@@ -32,18 +33,17 @@ def read_settings(environ: Mapping[str, str] | None = None) -> BuildSettings:
         BuildError: if one has no meaning.
     """
     env = os.environ if environ is None else environ
-    cache = env.get("KERNELWRIGHT_CACHE")
     home = env.get("CUDA_HOME") or env.get("CUDA_PATH")
     return BuildSettings(
-        cache_dir=Path(cache).expanduser().absolute() if cache else _default_cache(),
+        cache_dir=_cache_dir(env),
         cuda_home=Path(home) if home else None,
         max_jobs=_positive("MAX_JOBS", env.get("MAX_JOBS")),
     )
 
 
-def _default_cache() -> Path:
+def _cache_dir(env: Mapping[str, str]) -> Path:
     try:
-        return Path.home() / ".cache" / "kernelwright"
+        return cache_dir(env).absolute()
     except RuntimeError as error:
         raise BuildError("No home folder for the cache. Set KERNELWRIGHT_CACHE to a folder.") from error
 

@@ -95,7 +95,7 @@ def check_name(name: str) -> None:
 def _build(args: argparse.Namespace, plan: BuildPlan, name: str) -> tuple[list[BuiltKernel], bool]:
     """Compile and assemble; return the kernels and whether the module changed."""
     from kernelwright.build.kernels import build_kernels
-    from kernelwright.build.launcher import compile_launcher
+    from kernelwright.build.launcher import compile_launcher, emulator_library
     from kernelwright.build.module import ModuleContent, assemble_module
     from kernelwright.build.settings import read_settings
     from kernelwright.build.toolchain import find_toolchain
@@ -104,7 +104,7 @@ def _build(args: argparse.Namespace, plan: BuildPlan, name: str) -> tuple[list[B
     settings = read_settings()
     toolchain = find_toolchain(settings)
     launcher = compile_launcher(settings.cache_dir)
-    emulator = None if args.no_emulator else _emulator_library()
+    emulator = None if args.no_emulator else emulator_library()
     changed = False
 
     def assemble(kernels: list[BuiltKernel]) -> None:
@@ -132,12 +132,6 @@ def _build(args: argparse.Namespace, plan: BuildPlan, name: str) -> tuple[list[B
         for failure in kernel.gate_failures:
             _log.warning("%s: %s", kernel.variant.name, failure)
     return built, changed
-
-
-def _emulator_library() -> Path:
-    from kernelwright.emulator.library import library_path
-
-    return library_path()
 
 
 def _info(args: argparse.Namespace, plan: BuildPlan, name: str, toolchain: Toolchain) -> dict[str, object]:

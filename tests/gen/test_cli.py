@@ -12,7 +12,6 @@ import pytest
 
 import kernelwright
 from kernelwright.gen.cli import DONE, FAILED, MISUSED, main
-from kernelwright.gen.commands import build as build_command
 
 ROOT = Path(__file__).resolve().parents[2]
 FAKE = ROOT / "tests" / "build" / "fake_nvcc.py"
@@ -31,7 +30,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("MAX_JOBS", raising=False)
     (tmp_path / "part.so").write_bytes(b"\x7fELF")
     monkeypatch.setattr("kernelwright.build.launcher.compile_launcher", lambda cache: tmp_path / "part.so")
-    monkeypatch.setattr(build_command, "_emulator_library", lambda: tmp_path / "part.so")
+    monkeypatch.setattr("kernelwright.build.launcher.emulator_library", lambda: tmp_path / "part.so")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
