@@ -1,0 +1,377 @@
+// From the syntax tree to what the interpreter runs: variables, labels, operands.
+// SPDX-License-Identifier: Apache-2.0
+#include "decode.h"
+
+#include <algorithm>
+
+namespace kw {
+namespace {
+
+const std::unordered_map<std::string_view, const Form*>& form_map() {
+    static const std::unordered_map<std::string_view, const Form*> kMap = [] {
+        std::unordered_map<std::string_view, const Form*> map;
+        const Variant& v = variant();
+        for (size_t t = 0; t < v.num_tables; ++t)
+            for (size_t f = 0; f < v.tables[t].count; ++f) map.emplace(v.tables[t].forms[f].name, &v.tables[t].forms[f]);
+        return map;
+    }();
+    return kMap;
+}
+
+}  // namespace
+
+std::string KernelDecoder::text() const {
+    std::string out(statement_->opcode);
+    return "'" + out + "'";
+}
+
+void KernelDecoder::fail(const std::string& what) const { throw LoadError(statement_ ? statement_->line : ast_.line, what); }
+
+void KernelDecoder::unknown() const { fail("instruction " + text() + " is not one the emulator knows"); }
+
+void KernelDecoder::place_variables() {
+    Kernel& k = *kernel_;
+    uint32_t at = 0;
+    for (const Variable& param : ast_.params) {
+        at = static_cast<uint32_t>(align_up(at, param.alignment));
+        k.params.push_back({at, static_cast<uint32_t>(param.bytes)});
+        symbols_[param.name] = {Space::Param, at};
+        at += static_cast<uint32_t>(param.bytes);
+        if (at > 32764) fail("the parameters need more than 32,764 bytes");
+    }
+    k.param_bytes = at;
+
+    // Shared variables of the module belong to the kernels that name them.
+    std::map<std::string_view, bool> named;
+    const auto note = [&](const Operand& operand, const auto& self) -> void {
+        if (!operand.name.empty()) named[operand.name] = true;
+        for (const Operand& item : operand.items) self(item, self);
+    };
+    for (const Statement& statement : ast_.statements)
+        for (const Operand& operand : statement.operands) note(operand, note);
+    uint64_t shared = 0, local = 0;
+    std::vector<const Variable*> dynamic;
+    const auto place = [&](const Variable& variable) {
+        if (variable.space == Space::Local) {
+            local = align_up(local, variable.alignment);
+            symbols_[variable.name] = {Space::Local, local};
+            local += variable.bytes;
+        } else if (variable.space == Space::Shared && variable.dynamic) {
+            dynamic.push_back(&variable);
+        } else if (variable.space == Space::Shared) {
+            shared = align_up(shared, variable.alignment);
+            symbols_[variable.name] = {Space::Shared, shared};
+            shared += variable.bytes;
+        } else {
+            fail("variables of this state space must be declared outside of kernels");
+        }
+    };
+    for (const Variable& variable : module_.variables)
+        if (variable.space == Space::Shared && named.count(variable.name)) place(variable);
+    for (const Variable& variable : ast_.variables) place(variable);
+    if (shared > (1u << 24) || local > (1u << 20)) fail("the kernel's variables need too much memory");
+    uint32_t alignment = 16;
+    for (const Variable* variable : dynamic) alignment = std::max(alignment, variable->alignment);
+    k.static_shared = static_cast<uint32_t>(shared);
+    k.dynamic_shared_at = static_cast<uint32_t>(align_up(shared, dynamic.empty() ? 1 : alignment));
+    for (const Variable* variable : dynamic) symbols_[variable->name] = {Space::Shared, k.dynamic_shared_at};
+    k.local_bytes = static_cast<uint32_t>(align_up(local, 16));
+}
+
+void KernelDecoder::place_labels() {
+    for (const Label& label : ast_.labels)
+        if (!labels_.emplace(std::make_pair(label.scope, label.name), label.target).second) fail("label '" + std::string(label.name) + "' is defined twice");
+}
+
+std::unique_ptr<Kernel> KernelDecoder::decode() {
+    kernel_ = std::make_unique<Kernel>();
+    kernel_->name = std::string(ast_.name);
+    kernel_->module = &into_;
+    std::copy(ast_.maxntid, ast_.maxntid + 3, kernel_->maxntid);
+    std::copy(ast_.reqntid, ast_.reqntid + 3, kernel_->reqntid);
+    place_variables();
+    place_labels();
+    sink32_ = static_cast<uint32_t>(ast_.registers.size());
+    sink64_ = sink32_ + 1;
+    predicate_index_.assign(ast_.registers.size(), 0);
+    for (size_t r = 0; r < ast_.registers.size(); ++r)
+        if (ast_.registers[r].width == Width::Pred) predicate_index_[r] = kernel_->num_predicates++;
+    kernel_->code.reserve(ast_.statements.size() + 1);
+    for (const Statement& statement : ast_.statements) instruction(statement);
+    statement_ = nullptr;
+    finish();
+    return std::move(kernel_);
+}
+
+void KernelDecoder::instruction(const Statement& statement) {
+    statement_ = &statement;
+    insn_ = Insn{};
+    pending_.clear();
+    if (statement.guard >= 0) {
+        insn_.guard = predicate_index_[static_cast<size_t>(statement.guard)];
+        insn_.guard_flip = statement.guard_negated ? kFullMask : 0;
+    }
+    SourceLine where;
+    where.ptx_line = statement.line;
+    where.cuda_file = statement.cuda_file;
+    where.cuda_line = statement.cuda_line;
+    where.text_begin = static_cast<uint32_t>(statement.text_begin);
+    where.text_end = static_cast<uint32_t>(statement.text_end);
+    kernel_->where.push_back(where);
+
+    Parts parts;
+    std::string_view rest = statement.opcode;
+    for (;;) {
+        const size_t dot = rest.find('.');
+        parts.push_back(rest.substr(0, dot));
+        if (dot == std::string_view::npos) break;
+        rest = rest.substr(dot + 1);
+    }
+    const std::string_view base = parts[0];
+    if (base == "bra") branch(statement);
+    else if (base == "ret" || base == "exit" || base == "trap" || base == "brkpt") control(parts);
+    else if (base == "bar" || base == "barrier") barrier(parts);
+    else if (base == "mov" || base == "createpolicy") move(parts);
+    else if (base == "cvt" || base == "cvta") convert(parts);
+    else if (base == "setp" || base == "set" || base == "selp" || base == "slct") compare(parts);
+    else if (base == "ld" || base == "st" || base == "ldu") load_store(parts);
+    else if (base == "atom" || base == "red") atomic(parts);
+    else if (base == "cp") copy_async(parts);
+    else if (base == "shfl" || base == "vote" || base == "match" || base == "redux" || base == "elect" || base == "activemask" ||
+             base == "ldmatrix" || base == "movmatrix" || base == "mma")
+        shuffle(parts);
+    else arithmetic(parts);
+
+    const uint32_t index = static_cast<uint32_t>(kernel_->code.size());
+    for (RegisterUse& use : pending_) {
+        use.insn = index;
+        uses_.push_back(use);
+    }
+    kernel_->code.push_back(insn_);
+}
+
+const Form& KernelDecoder::form(const std::string& name) {
+    const auto found = form_map().find(name);
+    if (found == form_map().end()) unknown();
+    const std::string shown(statement_->opcode);
+    const auto known = form_index_.find(shown);
+    if (known != form_index_.end()) {
+        kernel_->where.back().form = known->second;
+    } else {
+        const uint16_t index = static_cast<uint16_t>(kernel_->forms.size());
+        kernel_->forms.push_back({shown, found->second->fidelity});
+        form_index_[shown] = index;
+        kernel_->where.back().form = index;
+    }
+    return *found->second;
+}
+
+const Operand& KernelDecoder::operand(size_t index) const {
+    if (index >= statement_->operands.size()) fail(text() + " has too few operands");
+    return statement_->operands[index];
+}
+
+std::vector<Operand> KernelDecoder::flat() const {
+    std::vector<Operand> out;
+    for (const Operand& operand : statement_->operands) {
+        if (operand.kind == OperandKind::Vector || operand.kind == OperandKind::Pair) out.insert(out.end(), operand.items.begin(), operand.items.end());
+        else out.push_back(operand);
+    }
+    return out;
+}
+
+uint32_t KernelDecoder::constant(uint64_t value, bool wide) {
+    if (!wide) value &= 0xffffffffu;
+    const auto key = std::make_pair(wide, value);
+    const auto found = constants_.find(key);
+    if (found != constants_.end()) return found->second;
+    const uint32_t word = constant_bytes_ | kOperandConstant | (wide ? kOperandWide : 0);
+    constants_[key] = word;
+    constant_values_.push_back(key);
+    constant_bytes_ += wide ? 256 : 128;
+    return word;
+}
+
+bool KernelDecoder::value_of(const Operand& operand, bool wide, uint64_t& value) const {
+    switch (operand.kind) {
+        case OperandKind::Integer: value = static_cast<uint64_t>(operand.value); return true;
+        case OperandKind::Float32:
+            value = wide ? bits_as<uint64_t>(static_cast<double>(bits_as<float>(static_cast<uint32_t>(operand.value)))) : static_cast<uint64_t>(operand.value);
+            return true;
+        case OperandKind::Float64:
+            value = wide ? static_cast<uint64_t>(operand.value) : bits_as<uint32_t>(static_cast<float>(bits_as<double>(operand.value)));
+            return true;
+        case OperandKind::Symbol: {
+            const auto found = symbols_.find(operand.name);
+            if (found == symbols_.end()) fail("undeclared name '" + std::string(operand.name) + "'");
+            value = found->second.address + static_cast<uint64_t>(operand.value);
+            return true;
+        }
+        default: return false;
+    }
+}
+
+uint32_t KernelDecoder::encode_register(const Operand& operand, bool wide, bool either, bool defines, int word) {
+    uint32_t reg = 0;
+    if (operand.kind == OperandKind::Sink && defines) {
+        reg = wide || either ? sink64_ : sink32_;
+    } else if (operand.kind == OperandKind::Register) {
+        reg = operand.reg;
+        const Width w = width(operand);
+        if (w == Width::Pred || w == Width::B128 || (!either && (w == Width::B64) != wide)) fail("an operand of " + text() + " has the wrong type of register");
+    } else if (defines) {
+        fail("the destination of " + text() + " must be a register");
+    } else {
+        uint64_t value = 0;
+        if (operand.kind == OperandKind::Special) fail("special register '" + std::string(operand.name) + "' can only be read by mov");
+        if (!value_of(operand, wide || either, value)) fail("malformed operand of " + text());
+        if (operand.negated) fail("'!' applies to predicates only");
+        return constant(value, wide || either);
+    }
+    if (operand.negated) fail("'!' applies to predicates only");
+    pending_.push_back({0, static_cast<uint32_t>(word), false, defines, reg});
+    return 0;
+}
+
+uint32_t KernelDecoder::encode_predicate(const Operand& operand) {
+    if (operand.kind == OperandKind::Sink) return kPredicateSink * 2;
+    if (operand.kind == OperandKind::Integer) return (operand.value != 0) != operand.negated ? kPredicateTrue * 2 : kPredicateFalse * 2;
+    if (operand.kind != OperandKind::Register || width(operand) != Width::Pred) fail("an operand of " + text() + " must be a predicate");
+    return predicate_index_[operand.reg] * 2 + (operand.negated ? 1 : 0);
+}
+
+void KernelDecoder::encode_address(const Operand& operand, std::vector<uint32_t>& words) {
+    if (operand.kind != OperandKind::Address) fail("an operand of " + text() + " must be an address in brackets");
+    if (!operand.items.empty()) fail(text() + " with coordinates is not supported");
+    if (operand.has_base) {
+        if (operand.value > INT32_MAX || operand.value < INT32_MIN) fail("address offset out of range");
+        Operand base;
+        base.kind = OperandKind::Register;
+        base.reg = operand.reg;
+        words.push_back(encode_register(base, false, true, false, static_cast<int>(words.size())));
+        insn_.imm = static_cast<int32_t>(operand.value);
+        return;
+    }
+    uint64_t value = static_cast<uint64_t>(operand.value);
+    if (!operand.name.empty()) {
+        if (operand.name[0] == '%') fail("undeclared register '" + std::string(operand.name) + "'");
+        const auto found = symbols_.find(operand.name);
+        if (found == symbols_.end()) fail("undeclared name '" + std::string(operand.name) + "'");
+        value += found->second.address;
+    }
+    words.push_back(constant(value, true));
+    insn_.imm = 0;
+}
+
+uint32_t KernelDecoder::encode(char letter, const Operand& operand, int word) {
+    switch (letter) {
+        case 'R': return encode_register(operand, false, false, true, word);
+        case 'L': return encode_register(operand, true, false, true, word);
+        case 'A': return encode_register(operand, false, true, true, word);
+        case 'r': return encode_register(operand, false, false, false, word);
+        case 'l': return encode_register(operand, true, false, false, word);
+        case 'a': return encode_register(operand, false, true, false, word);
+        default: return encode_predicate(operand);
+    }
+}
+
+void KernelDecoder::emit(const std::string& name, const std::vector<Operand>& operands) {
+    const Form& f = form(name);
+    const std::string_view signature = f.signature;
+    if (operands.size() != signature.size())
+        fail(text() + " takes " + std::to_string(signature.size()) + " operands here, found " + std::to_string(operands.size()));
+    std::vector<uint32_t> words;
+    for (size_t n = 0; n < signature.size(); ++n) {
+        const char letter = signature[n];
+        if (letter == 'i') {
+            if (operands[n].kind != OperandKind::Integer) fail("an operand of " + text() + " must be an integer");
+            insn_.imm = static_cast<int32_t>(operands[n].value);
+        } else if (letter == 'm') {
+            encode_address(operands[n], words);
+        } else {
+            words.push_back(encode(letter, operands[n], static_cast<int>(words.size())));
+        }
+    }
+    if (words.size() <= 4) {
+        std::copy(words.begin(), words.end(), insn_.o);
+    } else {
+        insn_.ext = static_cast<uint32_t>(kernel_->ext.size());
+        kernel_->ext.insert(kernel_->ext.end(), words.begin(), words.end());
+        for (RegisterUse& use : pending_) {
+            use.in_ext = true;
+            use.word += insn_.ext;
+        }
+    }
+    insn_.fn = f.fn;
+    insn_.count = f.count;
+    insn_.kind = f.count != CountAs::Nothing && statement_->guard >= 0 ? Kind::Counted : Kind::Plain;
+}
+
+void KernelDecoder::finish() {
+    Kernel& k = *kernel_;
+    Insn last;  // falling off the end returns
+    last.kind = Kind::Exit;
+    k.code.push_back(last);
+    k.where.push_back(k.where.empty() ? SourceLine{} : k.where.back());
+    if (k.forms.empty()) k.forms.push_back({"ret", Fidelity::Exact});
+    allocate_registers(k, ast_.registers, uses_, sink32_, sink64_);
+    const size_t count = k.code.size();
+    k.run.assign(count + 1, 0);
+    k.fp32_before.assign(count + 1, 0);
+    k.mufu_before.assign(count + 1, 0);
+    for (size_t pc = count; pc-- > 0;) k.run[pc] = k.code[pc].kind == Kind::Plain ? k.run[pc + 1] + 1 : 0;
+    for (size_t pc = 0; pc < count; ++pc) {
+        const bool plain = k.code[pc].kind == Kind::Plain;
+        k.fp32_before[pc + 1] = k.fp32_before[pc] + (plain && k.code[pc].count == CountAs::Fp32);
+        k.mufu_before[pc + 1] = k.mufu_before[pc] + (plain && k.code[pc].count == CountAs::Mufu);
+    }
+    k.constants.resize(constant_bytes_);
+    uint32_t at = 0;
+    for (const auto& [wide, value] : constant_values_) {
+        for (int l = 0; l < kLanes; ++l) {
+            if (wide) std::memcpy(k.constants.data() + at + 8 * l, &value, 8);
+            else std::memcpy(k.constants.data() + at + 4 * l, &value, 4);
+        }
+        at += wide ? 256 : 128;
+    }
+}
+
+std::unique_ptr<Module> load_module(std::string text) {
+    auto module = std::make_unique<Module>();
+    module->text = std::move(text);
+    const ModuleAst ast = parse_module(module->text);
+    module->target_sm = ast.target_sm;
+    module->target_specific = ast.target_specific;
+    module->version_major = ast.version_major;
+    module->version_minor = ast.version_minor;
+    module->files = ast.files;
+    uint64_t bytes = 0;
+    std::vector<uint64_t> offsets;
+    for (const Variable& variable : ast.variables) {
+        if (variable.space == Space::Shared) {
+            offsets.push_back(0);
+            continue;
+        }
+        bytes = align_up(bytes, std::max(variable.alignment, 16u));
+        offsets.push_back(bytes);
+        bytes += variable.bytes;
+        if (bytes > (1ull << 30)) throw LoadError(0, "the module's variables need too much memory");
+    }
+    module->globals.resize(bytes);
+    std::unordered_map<std::string_view, Symbol> symbols;
+    for (size_t v = 0; v < ast.variables.size(); ++v) {
+        const Variable& variable = ast.variables[v];
+        if (variable.space == Space::Shared) continue;
+        char* at = module->globals.data() + offsets[v];
+        std::copy(variable.initial.begin(), variable.initial.end(), at);
+        symbols[variable.name] = {variable.space, reinterpret_cast<uint64_t>(at)};
+    }
+    for (const KernelAst& kernel : ast.kernels) {
+        for (const auto& other : module->kernels)
+            if (other->name == kernel.name) throw LoadError(kernel.line, "kernel '" + other->name + "' is defined twice");
+        module->kernels.push_back(KernelDecoder(ast, kernel, *module, symbols).decode());
+    }
+    return module;
+}
+
+}  // namespace kw

@@ -1,0 +1,97 @@
+// Parts of the decoder.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <map>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "ast.h"
+#include "forms.h"
+
+namespace kw {
+
+// Where an operand word that names a virtual register sits, until it gets its place in the register file.
+struct RegisterUse {
+    uint32_t insn;
+    uint32_t word;     // index into Insn::o, or into Kernel::ext
+    bool in_ext;
+    bool defines;
+    uint32_t reg;      // virtual register
+};
+
+// Gives every virtual register a place in the register file and writes it into the operand words. Registers that are
+// never live at the same time share a place, so that a warp's file stays in the first-level cache.
+void allocate_registers(Kernel& kernel, const std::vector<RegisterDecl>& registers, const std::vector<RegisterUse>& uses,
+                        uint32_t sink32, uint32_t sink64);
+
+// What a symbol stands for.
+struct Symbol {
+    Space space;
+    uint64_t address;
+};
+
+class KernelDecoder {
+   public:
+    KernelDecoder(const ModuleAst& module, const KernelAst& ast, Module& into, const std::unordered_map<std::string_view, Symbol>& globals)
+        : module_(module), ast_(ast), into_(into), symbols_(globals) {}
+    std::unique_ptr<Kernel> decode();
+
+   private:
+    using Parts = std::vector<std::string_view>;
+
+    [[noreturn]] void fail(const std::string& what) const;
+    [[noreturn]] void unknown() const;
+    void place_variables();
+    void place_labels();
+    void finish();
+
+    // One statement.
+    void instruction(const Statement& statement);
+    void control(const Parts& parts);
+    void barrier(Parts parts);
+    void branch(const Statement& statement);
+    void move(Parts parts);
+    void convert(Parts parts);
+    void compare(Parts parts);
+    void load_store(Parts parts);
+    void atomic(Parts parts);
+    void copy_async(Parts parts);
+    void shuffle(Parts parts);
+    void arithmetic(Parts parts);
+    void special(const Operand& to, const Operand& from);
+    void form_only(const std::string& name, Fidelity fidelity);
+
+    // Looks the form up and encodes `operands` by its signature.
+    void emit(const std::string& name, const std::vector<Operand>& operands);
+    const Form& form(const std::string& name);
+    uint32_t encode(char letter, const Operand& operand, int word);
+    uint32_t encode_register(const Operand& operand, bool wide, bool either, bool defines, int word);
+    uint32_t encode_predicate(const Operand& operand);
+    void encode_address(const Operand& operand, std::vector<uint32_t>& words);
+    uint32_t constant(uint64_t value, bool wide);
+    bool value_of(const Operand& operand, bool wide, uint64_t& value) const;
+    const Operand& operand(size_t index) const;
+    std::vector<Operand> flat() const;
+    Width width(const Operand& operand) const { return ast_.registers[operand.reg].width; }
+    std::string text() const;
+
+    const ModuleAst& module_;
+    const KernelAst& ast_;
+    Module& into_;
+    std::unordered_map<std::string_view, Symbol> symbols_;
+    std::unique_ptr<Kernel> kernel_;
+    const Statement* statement_ = nullptr;
+    Insn insn_;
+    std::vector<RegisterUse> uses_, pending_;  // pending_: of the statement being decoded
+    std::vector<uint32_t> predicate_index_;
+    std::map<std::pair<bool, uint64_t>, uint32_t> constants_;
+    std::vector<std::pair<bool, uint64_t>> constant_values_;
+    uint32_t constant_bytes_ = 0;
+    std::unordered_map<std::string, uint16_t> form_index_;
+    std::map<std::pair<uint32_t, std::string_view>, uint32_t> labels_;
+    uint32_t sink32_ = 0, sink64_ = 0;
+};
+
+}  // namespace kw

@@ -1,0 +1,169 @@
+// The state of one launch: configuration, counters, findings, thread block, warps.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <deque>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base.h"
+#include "program.h"
+
+namespace kw {
+
+struct Device {
+    std::string name = "kernelwright emulator";
+    int sm = 80;
+    int sms = 108;
+    int smem_optin = 166912;
+    int smem_per_sm = 167936;
+    int regs_per_sm = 65536;
+    int max_threads_per_sm = 2048;
+    int max_blocks_per_sm = 32;
+};
+
+struct Checks {
+    bool memory = true;   // bounds, alignment and declared access of global memory
+    bool init = true;     // reads of unwritten memory
+    bool async = true;    // asynchronous copies land late and poison their destination
+    bool barrier = true;  // barrier misuse
+};
+
+struct Config {
+    Device device;
+    Checks checks;
+    bool counters = true;
+    bool counters_follow_checks = true;
+    bool collect = false;
+    uint64_t seed = 0;
+    uint64_t max_instructions = 20'000'000'000ull;
+};
+
+#define KW_COUNTERS(X)                                                                                              \
+    X(warp_instructions) X(mma) X(mma_flops) X(mufu) X(fp32_ops) X(global_load_bytes) X(global_store_bytes)         \
+    X(global_load_sectors) X(global_load_sectors_ideal) X(global_store_sectors) X(global_store_sectors_ideal)       \
+    X(shared_load_wavefronts) X(shared_load_wavefronts_ideal) X(shared_store_wavefronts)                            \
+    X(shared_store_wavefronts_ideal) X(ldmatrix_wavefronts) X(ldmatrix_wavefronts_ideal) X(cp_async_wavefronts)     \
+    X(cp_async_wavefronts_ideal) X(cp_async_bytes) X(atomics) X(barriers) X(blocks)
+
+struct Counters {
+#define KW_FIELD(name) uint64_t name = 0;
+    KW_COUNTERS(KW_FIELD)
+#undef KW_FIELD
+};
+
+struct Finding {
+    std::string kind, text, cuda_file;
+    int ptx_line = 0, cuda_line = 0;
+    uint32_t block[3] = {0, 0, 0};
+    int warp = -1, lane = -1;
+};
+
+constexpr int kRead = 1, kWrite = 2;
+
+struct Declared {
+    uint64_t begin = 0, end = 0;
+    int access = kRead | kWrite;
+    bool initialised = true;
+    std::vector<uint8_t> written;  // one per byte, for ranges declared uninitialised
+};
+
+// Ends a launch; the message is already in Launch::message.
+struct LaunchStopped {
+    int result;
+};
+
+// One warp-wide cp.async whose bytes have not landed yet.
+struct PendingCopy {
+    Mask lanes = 0;      // lanes whose bytes are still in flight
+    uint32_t group = 0;  // per-thread group number the copy belongs to
+    uint32_t pc = 0;
+    uint32_t bytes = 0;
+    uint32_t dst[kLanes];
+    uint64_t src[kLanes];
+    uint32_t src_bytes[kLanes];
+};
+
+enum class SplitState : uint8_t { Ready, AtBarrier, AtConvergence };
+
+// Lanes of a warp that are at the same place (PTX ISA, "Independent Thread Scheduling").
+struct Split {
+    uint32_t pc = 0;
+    Mask mask = 0;
+    SplitState state = SplitState::Ready;
+    uint8_t barrier = 0;
+};
+
+struct Block;
+struct Launch;
+
+struct Warp {
+    const char* base[2] = {nullptr, nullptr};  // registers, constants: indexed by kOperandConstant
+    char* registers = nullptr;
+    Mask* predicates = nullptr;
+    Block* block = nullptr;
+    Launch* launch = nullptr;
+    const uint32_t* ext = nullptr;
+    uint32_t index = 0;   // in the block
+    uint32_t agent = 0;   // identity of this warp for ordering checks; see hooks in checks.h
+    Mask start = 0;       // lanes that exist
+    Mask live = 0;        // lanes that have not exited
+    std::vector<Split> splits;
+    std::vector<PendingCopy> copies;  // oldest first
+    uint32_t groups_committed[kLanes];  // cp.async groups, per thread
+    uint32_t tid[3][kLanes];
+    std::vector<char> local;
+};
+
+struct BarrierState {
+    bool open = false;           // somebody waits or has arrived
+    uint32_t expected = 0;       // threads; 0: all of the block
+    uint32_t arrived = 0;        // threads
+    uint32_t first_pc = 0;
+    bool reduces = false;
+    uint32_t popc = 0, threads = 0;  // of BarrierReduce
+    std::vector<Mask> arrived_lanes;  // per warp
+};
+
+struct Block {
+    uint32_t id[3] = {0, 0, 0};
+    char* shared = nullptr;
+    uint8_t* shadow = nullptr;  // one state per shared byte, see ShadowState
+    uint32_t shared_bytes = 0;
+    BarrierState barriers[16];
+    std::vector<Warp> warps;
+};
+
+enum ShadowState : uint8_t { kUnwritten = 0, kWritten = 1, kInFlight = 2 };
+
+struct Launch {
+    const Kernel* kernel = nullptr;
+    Config config;
+    Checks checks;
+    bool counting = false;
+    bool shadowed = false;  // shared memory has shadow bytes
+    uint32_t grid[3], block_dim[3];
+    uint32_t threads = 0, dynamic_shared = 0;
+    Bytes params;
+    std::vector<Declared> declared;
+    size_t last_range = 0;  // index of the range the last access lay in
+    Counters counters;
+    std::vector<Finding> findings;
+    std::vector<uint8_t> executed;  // per instruction: a straight run began here
+    std::string message;
+    uint64_t rng = 0;
+    int (*poll)() = nullptr;
+    std::chrono::steady_clock::time_point last_poll;
+    Block block;
+    Bytes shared_storage, shadow_storage, register_storage;
+    std::vector<Mask> predicate_storage;
+
+    uint32_t random() {  // xorshift64*
+        rng ^= rng >> 12, rng ^= rng << 25, rng ^= rng >> 27;
+        return static_cast<uint32_t>((rng * 0x2545f4914f6cdd1dull) >> 32);
+    }
+};
+
+}  // namespace kw

@@ -1,0 +1,493 @@
+// PTX text to a syntax tree: directives, declarations, statements (PTX ISA, "Syntax", "Directives").
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <unordered_map>
+
+#include "ast.h"
+#include "base.h"
+#include "lexer.h"
+
+namespace kw {
+namespace {
+
+constexpr uint64_t kMaxVariableBytes = 1ull << 30;
+constexpr uint32_t kMaxRegisters = 1u << 20;
+constexpr int kMaxNesting = 64;
+
+std::string quoted(std::string_view text) { return "'" + std::string(text.substr(0, 80)) + "'"; }
+
+struct ScopeNames {
+    struct Range {
+        uint32_t first, count;
+    };
+    std::unordered_map<std::string_view, uint32_t> single;
+    std::unordered_map<std::string_view, Range> ranges;  // %r<100>
+};
+
+class Parser {
+   public:
+    explicit Parser(std::string_view text) : text_(text), lexer_(text) { advance(); }
+
+    ModuleAst module() {
+        while (token_.kind != TokenKind::End) top_level();
+        if (module_.target_sm == 0) fail("no .target directive: this is not a complete PTX module");
+        return std::move(module_);
+    }
+
+   private:
+    [[noreturn]] void fail(const std::string& what) const { throw LoadError(token_.line, what); }
+
+    void advance() {
+        token_ = lexer_.next();
+    }
+    bool accept(char c) {
+        if (!token_.is(c)) return false;
+        advance();
+        return true;
+    }
+    void expect(char c, const char* where) {
+        if (token_.kind == TokenKind::End) fail(std::string("the text ends inside ") + where);
+        if (!token_.is(c)) fail(std::string("expected '") + c + "' in " + where + ", found " + quoted(token_.text));
+        advance();
+    }
+    std::string_view identifier(const char* where) {
+        if (token_.kind == TokenKind::End) fail(std::string("the text ends inside ") + where);
+        if (token_.kind != TokenKind::Identifier) fail(std::string("expected a name in ") + where + ", found " + quoted(token_.text));
+        const std::string_view name = token_.text;
+        advance();
+        return name;
+    }
+    uint64_t integer(const char* where) {
+        const bool negative = accept('-');
+        if (token_.kind == TokenKind::End) fail(std::string("the text ends inside ") + where);
+        if (token_.kind != TokenKind::Integer) fail(std::string("expected an integer in ") + where + ", found " + quoted(token_.text));
+        const uint64_t value = token_.value;
+        advance();
+        return negative ? 0 - value : value;
+    }
+    void skip_line() {
+        lexer_.skip_line(token_.line);
+        advance();
+    }
+    void skip_braces() {
+        expect('{', "a block");
+        for (int depth = 1; depth > 0; advance()) {
+            if (token_.kind == TokenKind::End) fail("the text ends inside a block: '}' is missing");
+            depth += token_.is('{') ? 1 : token_.is('}') ? -1 : 0;
+            if (depth == 0) break;
+        }
+        advance();
+    }
+
+    void top_level() {
+        if (accept(';')) return;
+        const std::string_view word = identifier("a directive");
+        if (word == ".version") {
+            version();
+        } else if (word == ".target") {
+            target();
+        } else if (word == ".address_size") {
+            if (integer(".address_size") != 64) fail("only .address_size 64 is supported");
+        } else if (word == ".file") {
+            file();
+        } else if (word == ".section") {
+            identifier(".section");
+            skip_braces();
+        } else if (word == ".visible" || word == ".extern" || word == ".weak" || word == ".common") {
+            is_extern_ = word == ".extern";
+            return;
+        } else if (word == ".entry") {
+            kernel();
+        } else if (word == ".func") {
+            while (!token_.is('{') && !token_.is(';')) {
+                if (token_.kind == TokenKind::End) fail("the text ends inside a .func declaration");
+                advance();
+            }
+            if (!accept(';')) skip_braces();
+        } else if (word == ".global" || word == ".const" || word == ".shared") {
+            const Space space = word == ".global" ? Space::Global : word == ".const" ? Space::Const : Space::Shared;
+            variables(space, module_.variables);
+        } else if (word == ".pragma") {
+            advance();
+            expect(';', ".pragma");
+        } else {
+            fail("unknown directive " + quoted(word));
+        }
+        is_extern_ = false;
+    }
+
+    void version() {
+        module_.version_major = static_cast<int>(integer(".version"));
+        // "9.0" reads as integer 9 and the name ".0"
+        if (token_.kind == TokenKind::Identifier && token_.text.size() > 1) {
+            for (char c : token_.text.substr(1)) module_.version_minor = module_.version_minor * 10 + (c - '0');
+            advance();
+        }
+    }
+
+    void target() {
+        do {
+            const std::string_view name = identifier(".target");
+            if (name.substr(0, 3) != "sm_") continue;
+            int sm = 0;
+            size_t at = 3;
+            for (; at < name.size() && name[at] >= '0' && name[at] <= '9' && sm < 10000; ++at) sm = sm * 10 + (name[at] - '0');
+            module_.target_sm = sm;
+            module_.target_specific = at < name.size() && name[at] == 'a';
+        } while (accept(','));
+    }
+
+    void file() {
+        const uint64_t index = integer(".file");
+        if (token_.kind != TokenKind::String) fail("expected a file name in .file");
+        if (index > 100000) fail(".file index out of range");
+        if (module_.files.size() <= index) module_.files.resize(index + 1);
+        module_.files[index] = std::string(token_.text);
+        skip_line();
+    }
+
+    static uint32_t type_bytes(std::string_view type) {
+        static const std::unordered_map<std::string_view, uint32_t> kBytes = {
+            {".b8", 1}, {".u8", 1}, {".s8", 1}, {".b16", 2}, {".u16", 2}, {".s16", 2}, {".f16", 2}, {".bf16", 2},
+            {".b32", 4}, {".u32", 4}, {".s32", 4}, {".f32", 4}, {".f16x2", 4}, {".bf16x2", 4},
+            {".b64", 8}, {".u64", 8}, {".s64", 8}, {".f64", 8}, {".b128", 16}};
+        const auto found = kBytes.find(type);
+        return found == kBytes.end() ? 0 : found->second;
+    }
+
+    // The part of a variable declaration after its state space: .align 8 .b8 name[64] = {...}
+    Variable variable(Space space) {
+        Variable out;
+        out.space = space;
+        uint32_t element = 0;
+        while (token_.kind == TokenKind::Identifier && token_.text[0] == '.') {
+            const std::string_view word = token_.text;
+            advance();
+            if (word == ".align") {
+                const uint64_t alignment = integer(".align");
+                if (alignment == 0 || alignment > 65536 || (alignment & (alignment - 1))) fail(".align must be a power of two");
+                out.alignment = static_cast<uint32_t>(alignment);
+            } else if (type_bytes(word)) {
+                element = type_bytes(word);
+            } else if (word == ".ptr" || word == ".global" || word == ".shared" || word == ".const" || word == ".local" ||
+                       word == ".attribute") {
+                if (word == ".attribute") skip_parentheses();
+            } else {
+                fail("unknown type or attribute " + quoted(word) + " in a declaration");
+            }
+        }
+        if (element == 0) fail("a declaration without a type");
+        out.alignment = std::max(out.alignment, element);
+        out.name = identifier("a declaration");
+        uint64_t count = 1;
+        while (accept('[')) {
+            if (accept(']')) {
+                out.dynamic = true;
+                count = 0;
+                continue;
+            }
+            const uint64_t extent = integer("an array extent");
+            if (extent > kMaxVariableBytes || count * extent > kMaxVariableBytes) fail("array " + quoted(out.name) + " is too large");
+            count *= extent;
+            expect(']', "an array extent");
+        }
+        if (count * element > kMaxVariableBytes) fail("array " + quoted(out.name) + " is too large");
+        out.bytes = count * element;
+        if (accept('=')) {
+            initialiser(out, element, 0);
+            if (out.dynamic) out.bytes = out.initial.size(), out.dynamic = false;
+            if (out.initial.size() > out.bytes) fail("too many values for " + quoted(out.name));
+        }
+        return out;
+    }
+
+    void skip_parentheses() {
+        expect('(', "an attribute");
+        while (!accept(')')) {
+            if (token_.kind == TokenKind::End) fail("the text ends inside an attribute");
+            advance();
+        }
+    }
+
+    void initialiser(Variable& out, uint32_t element, int depth) {
+        if (depth > kMaxNesting) fail("initialiser nested too deeply");
+        if (accept('{')) {
+            while (!accept('}')) {
+                initialiser(out, element, depth + 1);
+                if (!token_.is('}')) expect(',', "an initialiser");
+            }
+            return;
+        }
+        const bool negative = accept('-');
+        if (token_.kind == TokenKind::End) fail("the text ends inside an initialiser");
+        if (token_.kind != TokenKind::Integer && token_.kind != TokenKind::Float32 && token_.kind != TokenKind::Float64)
+            fail("only plain numbers are supported in an initialiser, found " + quoted(token_.text));
+        uint64_t value = token_.value;
+        if (negative) value = 0 - value;
+        for (uint32_t i = 0; i < element; ++i) out.initial.push_back(i < 8 ? static_cast<uint8_t>(value >> (8 * i)) : 0);
+        advance();
+    }
+
+    void variables(Space space, std::vector<Variable>& into) {
+        do {
+            Variable one = variable(space);
+            if (one.dynamic && space != Space::Shared) fail("array " + quoted(one.name) + " has no extent");
+            if (is_extern_ && space != Space::Shared) fail("extern variable " + quoted(one.name) + " is not supported: it has no definition here");
+            into.push_back(std::move(one));
+        } while (accept(','));
+        expect(';', "a declaration");
+    }
+
+    void kernel() {
+        kernel_ = KernelAst{};
+        kernel_.line = token_.line;
+        kernel_.name = identifier(".entry");
+        if (accept('(')) {
+            while (!accept(')')) {
+                if (identifier("a parameter list") != ".param") fail("expected .param in the parameter list of " + quoted(kernel_.name));
+                kernel_.params.push_back(variable(Space::Param));
+                if (!token_.is(')')) expect(',', "a parameter list");
+            }
+        }
+        while (token_.kind == TokenKind::Identifier) entry_directive();
+        names_.assign(1, ScopeNames{});
+        kernel_.scope_parent.assign(1, 0);
+        open_.assign(1, 0);
+        cuda_file_ = cuda_line_ = 0;
+        expect('{', "a kernel");
+        while (!token_.is('}') || open_.size() > 1) body();
+        advance();
+        module_.kernels.push_back(std::move(kernel_));
+    }
+
+    void entry_directive() {
+        const std::string_view word = identifier("a kernel's directives");
+        uint32_t sizes[3] = {1, 1, 1};
+        if (word == ".pragma") {
+            advance();
+            accept(';');
+            return;
+        }
+        int n = 0;
+        if (token_.kind == TokenKind::Integer) {
+            do {
+                const uint64_t value = integer("a kernel's directives");
+                if (n < 3) sizes[n++] = static_cast<uint32_t>(value);
+            } while (accept(','));
+        }
+        if (word == ".maxntid") std::copy(sizes, sizes + 3, kernel_.maxntid);
+        else if (word == ".reqntid") std::copy(sizes, sizes + 3, kernel_.reqntid);
+        else if (word == ".reqnctapercluster" && sizes[0] * sizes[1] * sizes[2] != 1) fail("thread block clusters are not modelled");
+        else if (word != ".minnctapersm" && word != ".maxnreg" && word != ".reqnctapercluster" && word != ".maxclusterrank")
+            fail("unknown kernel directive " + quoted(word));
+    }
+
+    void body() {
+        if (token_.kind == TokenKind::End) fail("the text ends inside kernel " + quoted(kernel_.name));
+        if (accept(';')) return;
+        if (accept('{')) {
+            if (open_.size() > kMaxNesting) fail("blocks nested too deeply");
+            kernel_.scope_parent.push_back(open_.back());
+            open_.push_back(static_cast<uint32_t>(names_.size()));
+            names_.emplace_back();
+            return;
+        }
+        if (token_.is('}')) {
+            open_.pop_back();
+            advance();
+            return;
+        }
+        if (token_.kind == TokenKind::Identifier && token_.text[0] == '.') return body_directive();
+        statement();
+    }
+
+    void body_directive() {
+        const std::string_view word = token_.text;
+        if (word == ".loc") {
+            advance();
+            cuda_file_ = static_cast<int>(integer(".loc"));
+            if (token_.kind != TokenKind::Integer) fail("malformed .loc");
+            cuda_line_ = static_cast<int>(token_.value);
+            skip_line();
+            return;
+        }
+        advance();
+        if (word == ".reg") {
+            registers();
+        } else if (word == ".shared" || word == ".local" || word == ".const" || word == ".global") {
+            const Space space = word == ".shared" ? Space::Shared : word == ".local" ? Space::Local : word == ".const" ? Space::Const : Space::Global;
+            variables(space, kernel_.variables);
+        } else if (word == ".pragma") {
+            advance();
+            expect(';', ".pragma");
+        } else {
+            fail("directive " + quoted(word) + " is not supported inside a kernel");
+        }
+    }
+
+    void registers() {
+        Width width = Width::B32;
+        const std::string_view type = identifier(".reg");
+        if (type == ".pred") width = Width::Pred;
+        else switch (type_bytes(type)) {
+                case 1: width = Width::B8; break;
+                case 2: width = Width::B16; break;
+                case 4: width = Width::B32; break;
+                case 8: width = Width::B64; break;
+                case 16: width = Width::B128; break;
+                default: fail("unknown register type " + quoted(type));
+            }
+        ScopeNames& names = names_[open_.back()];
+        do {
+            const std::string_view name = identifier(".reg");
+            const uint32_t first = static_cast<uint32_t>(kernel_.registers.size());
+            uint64_t count = 1;
+            if (accept('<')) {
+                count = integer("a register range");
+                expect('>', "a register range");
+                if (count > kMaxRegisters) fail("too many registers");
+                names.ranges[name] = {first, static_cast<uint32_t>(count)};
+            } else {
+                names.single[name] = first;
+            }
+            if (first + count > kMaxRegisters) fail("too many registers");
+            kernel_.registers.insert(kernel_.registers.end(), count, RegisterDecl{width});
+        } while (accept(','));
+        expect(';', ".reg");
+    }
+
+    bool find_register(std::string_view name, uint32_t& reg) const {
+        size_t digits = name.size();
+        while (digits > 0 && name[digits - 1] >= '0' && name[digits - 1] <= '9') --digits;
+        uint64_t index = 0;
+        for (char c : name.substr(digits)) index = std::min<uint64_t>(index * 10 + (c - '0'), kMaxRegisters);
+        for (size_t i = open_.size(); i-- > 0;) {
+            const ScopeNames& names = names_[open_[i]];
+            const auto single = names.single.find(name);
+            if (single != names.single.end()) return reg = single->second, true;
+            if (digits == name.size()) continue;
+            const auto range = names.ranges.find(name.substr(0, digits));
+            if (range != names.ranges.end() && index < range->second.count) return reg = range->second.first + static_cast<uint32_t>(index), true;
+        }
+        return false;
+    }
+
+    void statement() {
+        Statement out;
+        out.line = token_.line;
+        out.text_begin = token_.begin;
+        out.cuda_file = cuda_file_;
+        out.cuda_line = cuda_line_;
+        if (accept('@')) {
+            out.guard_negated = accept('!');
+            uint32_t reg = 0;
+            const std::string_view name = identifier("a guard");
+            if (!find_register(name, reg)) fail("undeclared predicate " + quoted(name));
+            if (kernel_.registers[reg].width != Width::Pred) fail("guard " + quoted(name) + " is not a predicate");
+            out.guard = static_cast<int>(reg);
+        }
+        out.opcode = identifier("a statement");
+        if (out.guard < 0 && accept(':')) {
+            kernel_.labels.push_back({out.opcode, open_.back(), static_cast<uint32_t>(kernel_.statements.size())});
+            return;
+        }
+        while (!token_.is(';')) {
+            out.operands.push_back(operand(0));
+            if (!token_.is(';')) expect(',', "the operands of an instruction");
+        }
+        out.text_end = token_.begin;
+        advance();
+        kernel_.statements.push_back(std::move(out));
+    }
+
+    Operand operand(int depth) {
+        if (depth > kMaxNesting) fail("operand nested too deeply");
+        if (token_.kind == TokenKind::End) fail("the text ends inside an instruction");
+        Operand out;
+        if (accept('{')) {
+            out.kind = OperandKind::Vector;
+            while (!accept('}')) {
+                out.items.push_back(operand(depth + 1));
+                if (!token_.is('}')) expect(',', "a vector operand");
+            }
+            return out;
+        }
+        if (accept('[')) return address(depth);
+        if (accept('!')) {
+            out = operand(depth + 1);
+            out.negated = !out.negated;
+            return out;
+        }
+        const bool negative = accept('-');
+        if (token_.kind == TokenKind::Integer || token_.kind == TokenKind::Float32 || token_.kind == TokenKind::Float64) {
+            out.kind = token_.kind == TokenKind::Integer ? OperandKind::Integer
+                       : token_.kind == TokenKind::Float32 ? OperandKind::Float32
+                                                           : OperandKind::Float64;
+            out.value = static_cast<int64_t>(token_.value);
+            if (negative) {
+                if (out.kind == OperandKind::Integer) out.value = static_cast<int64_t>(0 - token_.value);
+                else out.value ^= static_cast<int64_t>(1ull << (out.kind == OperandKind::Float32 ? 31 : 63));
+            }
+            advance();
+            return out;
+        }
+        if (negative) fail("expected a number after '-'");
+        const std::string_view name = identifier("an operand");
+        out.scope = open_.back();
+        const bool sink = name == "_";
+        if (sink || find_register(name, out.reg)) {
+            if (!sink) out.kind = OperandKind::Register;
+            if (accept('|')) {
+                Operand pair;
+                pair.kind = OperandKind::Pair;
+                pair.items.push_back(out);
+                pair.items.push_back(operand(depth + 1));
+                return pair;
+            }
+            return out;
+        }
+        out.name = name;
+        out.kind = name[0] == '%' ? OperandKind::Special : OperandKind::Symbol;
+        if (out.kind == OperandKind::Symbol && accept('+')) out.value = static_cast<int64_t>(integer("an offset"));
+        return out;
+    }
+
+    Operand address(int depth) {
+        Operand out;
+        out.kind = OperandKind::Address;
+        if (token_.kind == TokenKind::Integer || token_.is('-')) {
+            out.value = static_cast<int64_t>(integer("an address"));
+        } else {
+            const std::string_view name = identifier("an address");
+            if (find_register(name, out.reg)) out.has_base = true;
+            else out.name = name;
+            while (token_.is('+') || token_.is('-')) {
+                const bool minus = token_.is('-');
+                advance();
+                const int64_t value = static_cast<int64_t>(integer("an address"));
+                out.value = static_cast<int64_t>(static_cast<uint64_t>(out.value) + static_cast<uint64_t>(minus ? -value : value));
+            }
+            if (accept(',')) {  // [tensorMap, {coordinates}]
+                out.items.push_back(operand(depth + 1));
+            }
+        }
+        expect(']', "an address");
+        return out;
+    }
+
+    std::string_view text_;
+    Lexer lexer_;
+    Token token_;
+    ModuleAst module_;
+    KernelAst kernel_;
+    bool is_extern_ = false;
+    std::vector<ScopeNames> names_;
+    std::vector<uint32_t> open_;  // scopes open now, outermost first
+    int cuda_file_ = 0, cuda_line_ = 0;
+};
+
+}  // namespace
+
+ModuleAst parse_module(std::string_view text) { return Parser(text).module(); }
+
+}  // namespace kw
