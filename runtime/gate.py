@@ -104,5 +104,5 @@ def judge(
 
 def _distance(found: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
     """Absolute differences: 0 between equal infinities, infinite where only one is finite or a number."""
-    distance = (found - expected).abs().nan_to_num(nan=torch.inf)
+    distance = (found - expected).abs().nan_to_num(nan=torch.inf, posinf=torch.inf)
     return torch.where(found == expected, 0.0, distance)

@@ -145,8 +145,18 @@ def new_module(tmp_path: Path, launcher_path: Path, stand_in_path: Path) -> Call
 
 @pytest.fixture
 def fake(new_module: Callable[..., FakeModule], tensor_path: str) -> FakeModule:
-    """A module for fp16 and bf16, head_dim 64, with and without mask; two tile sizes without."""
-    module = new_module()
+    """A module for fp16 and bf16, head_dim 64, with and without mask; two tile sizes without. On both paths."""
+    return fill(new_module())
+
+
+@pytest.fixture
+def exchange_fake(new_module: Callable[..., FakeModule]) -> FakeModule:
+    """The same on the ordinary path alone, for what does not depend on it."""
+    return fill(new_module())
+
+
+def fill(module: FakeModule) -> FakeModule:
+    """Add the kernels of `fake`."""
     for dtype in ("fp16", "bf16"):
         module.add(dtype, 64, False, 64, when={"seqlen_q": [None, 64]})
         module.add(dtype, 64, False, 128)

@@ -383,9 +383,9 @@ def test_import_opens_nothing(fake, make_tensors):
     fake.load()
 
 
-def test_importing_needs_only_torch_and_the_folder(fake):
+def test_importing_needs_only_torch_and_the_folder(exchange_fake):
     script = (
-        f"import sys; sys.path[:0] = [{str(fake.folder.parent)!r}]; import {fake.folder.name};"
+        f"import sys; sys.path[:0] = [{str(exchange_fake.folder.parent)!r}]; import {exchange_fake.folder.name};"
         "print(any(name.startswith('kernelwright') for name in sys.modules))"
     )
     answer = subprocess.run([sys.executable, "-S", "-c", _with_site(script)], capture_output=True, text=True)
