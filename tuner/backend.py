@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from kernelwright.build.launcher import emulator_library
 from kernelwright.gen.spec import Variant
 from kernelwright.tuner.compile import NinjaCompiler
 from kernelwright.tuner.model import MODEL_VERSION
@@ -36,7 +35,7 @@ def make_work(request: Request, target: Target, compiler: NinjaCompiler, first: 
     """
     on_gpu = target.label == "measured"
     scratch = make_scratch(
-        compiler.out, first, target.device, emulator=None if on_gpu else _emulator_library(), jobs=compiler.jobs
+        compiler.out, first, target.device, emulator=None if on_gpu else emulator_library(), jobs=compiler.jobs
     )
     workers = WorkerProcesses(1 if on_gpu else request.jobs)  # one process a GPU: nobody disturbs a measurement
     return Work(
@@ -56,9 +55,3 @@ def _scorer(request: Request, target: Target, scratch: ScratchModule) -> Scorer:
     from kernelwright.tuner.measure import GpuScorer
 
     return GpuScorer(scratch=scratch, device=target.device, shapes=request.space.shapes)
-
-
-def _emulator_library() -> Path:
-    from kernelwright.emulator.library import library_path
-
-    return library_path()

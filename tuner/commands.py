@@ -181,6 +181,8 @@ def _print(request: Request, result: Result, published: Published) -> None:
     print(f"\nThe table is in {published.table}. Use it with a module for sm{request.space.sm}:\n")
     build = f"gen build --arch sm{request.space.sm} --head-dim {problem.head_dim} --dtype {problem.dtype}"
     print(f"    {build}")
-    print(f"    python -c 'import flash_sm{request.space.sm} as m; m.load_table({str(published.table.absolute())!r})'")
+    print("    and, in Python:")
+    print(f"    import flash_sm{request.space.sm}")
+    print(f"    flash_sm{request.space.sm}.load_table({str(published.table.absolute())!r})")
     print("\nor, once the module is built, publish it there for good with the same command and --resume.")
     sys.stdout.flush()

@@ -12,6 +12,9 @@ from kernelwright.tuner.results import FIGURE_FIELD, TIE, Choice, Label, Outcome
 from kernelwright.tuner.space import FIELDS, Space
 
 _SHOWN = 8
+MODEL_RESOLUTION = 0.10
+"""Orders of points that the model sets further apart than this are reliable (compared with published tiles)."""
+
 JUDGE_SECONDS = 2.0
 """Of a core, to verify one kernel in the emulator and score it; modelled from runs on two cores."""
 
@@ -104,10 +107,12 @@ def ranking_text(outcomes: Sequence[Outcome], choice: Choice, label: Label) -> s
 
 def standing_text(choice: Choice, label: Label) -> str:
     """Return how the winner stands against the default and the runner-up, in a sentence or two."""
-    words = f"{choice.winner.variant.name}: {choice.standing} ({label}"
+    words = f"{choice.winner.variant.name}: {choice.standing} ({label})."
     if choice.default is not None and choice.default != choice.winner:
-        words += f", {choice.default.score / choice.winner.score:.2f} x less {FIGURE_FIELD[label]}"
-    words += ")."
+        fewer = 1 - choice.winner.score / choice.default.score
+        words += f" It takes {fewer:.1%} less {FIGURE_FIELD[label]}."
+        if label == "modelled" and fewer < MODEL_RESOLUTION:
+            words += f" The model resolves no less than {MODEL_RESOLUTION:.0%}: a GPU may decide otherwise."
     if choice.is_tied and choice.runner_up is not None:
         words += f" Within {TIE:.0%} of the runner-up {choice.runner_up.variant.name}: a tie."
     return words

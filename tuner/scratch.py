@@ -7,6 +7,7 @@ path that users' calls take. Kernels come to it in table folders of one kernel.
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import shutil
 import sys
@@ -72,7 +73,7 @@ def make_scratch(
     """
     folder = out / "scratch" / f"kw_scratch_sm{device.sm}"
     launcher = compile_launcher(read_settings().cache_dir)
-    built = build_kernels([variant], out, num_jobs=jobs)
+    built = build_kernels([variant], out, num_jobs=jobs, progress=io.StringIO())
     content = ModuleContent(
         name=folder.name,
         kernels=built,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import TextIO
@@ -115,14 +116,16 @@ def tune(
             progress = Progress(
                 stream, label=label, total=request.num_planned, tried=before, budget_s=request.budget.seconds
             )
-            work = make_work()
+            started = time.monotonic()
+            work = make_work()  # which, on a machine's first run, builds the emulator
+            seconds = request.budget.seconds - (time.monotonic() - started)
             finished = False
             try:
                 end = search(
                     ledger,
                     work,
                     request.device,
-                    request.budget,
+                    replace(request.budget, seconds=seconds),
                     batch_size=_BATCHES_A_JOB * request.jobs,
                     watcher=progress,
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from dataclasses import dataclass
 from datetime import date
 
@@ -22,7 +23,8 @@ class ModuleVerifier:
     num_problems: int = _PROBLEMS
 
     def verify(self, compiled: Compiled) -> Verdict:
-        with self.scratch.holding(compiled) as module:
+        with self.scratch.holding(compiled) as module, warnings.catch_warnings():
+            warnings.simplefilter("ignore", module.EmulationWarning)  # that it is an emulator is what we want
             check = importlib.import_module(f"{module.__name__}._runtime.check")
             result = check.check_module(
                 module,
