@@ -26,8 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = _parser().parse_args(argv)
     except SystemExit as stop:  # argparse has said why
         return stop.code if isinstance(stop.code, int) else MISUSED
-    logging.basicConfig(format="gen: %(levelname)s: %(message)s", stream=sys.stderr, force=True)
-    logging.addLevelName(logging.WARNING, "warning")
+    _log_to_stderr()
     try:
         status: int = args.run(args)
         sys.stdout.flush()
@@ -44,6 +43,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+
+
+def _log_to_stderr() -> None:
+    """Show what takes long (compiling the emulator, once) as it begins, and mark warnings."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter())
+    logging.basicConfig(handlers=[handler], force=True)
+    logging.getLogger("kernelwright").setLevel(logging.INFO)
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        kind = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        return f"gen: {kind}{record.getMessage()}"
 
 
 def _parser() -> argparse.ArgumentParser:
