@@ -13,6 +13,7 @@ import ctypes
 import functools
 import importlib.util
 import os
+import signal
 from collections.abc import Generator
 from pathlib import Path
 
@@ -31,6 +32,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # For processes that tests start; pyproject.toml says the same for this one.
+    paths = [str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+    # A shell starts background jobs with SIGINT ignored, and children inherit that: tests of Ctrl-C would hang.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if in_ci() and importlib.util.find_spec("torch") is None:
         raise pytest.UsageError("CI=true and torch is not installed: run scripts/bootstrap.py")
 
