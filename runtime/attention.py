@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 
@@ -56,7 +56,7 @@ class Attention:
         self.launch = operation.launch if self.engine.launcher.reads_tensors else self._launch_plain
         return self.launch(*call)
 
-    def _launch_plain(self, *call: object) -> bool:
+    def _launch_plain(self, *call: Any) -> bool:
         return bool(self.engine.launch_operation.launch(*_as_plain(call)))
 
     # ------------------------------------------------------------------ the long way
@@ -104,11 +104,10 @@ class Attention:
                 "Leave FakeTensorMode and the like before the call."
             )
         kernel = self.engine.kernel_for(request.key, request.call)
-        arguments = (*inputs, written, lse, request.softmax_scale, self._flags(request))
-        stream = None
+        arguments = (*inputs, written, lse, request.softmax_scale, self._flags(request), None)
         if not self.engine.launcher.reads_tensors:
-            arguments, stream = _as_plain((*arguments, None))[:-1], _stream_of(request.q)
-        if not self.engine.launch_operation.launch_kernel(kernel, *arguments, stream):
+            arguments = _as_plain(arguments)
+        if not self.engine.launch_operation.launch_kernel(kernel, *arguments):
             raise KernelError(
                 f"{kernel.name} cannot take q {_layout(inputs[0])}, k {_layout(inputs[1])}, v {_layout(inputs[2])}, "
                 f"out {_layout(written)}. This is a fault of this module; please report it."
@@ -200,6 +199,8 @@ def make_flash_attn_func(attention: Attention) -> AttentionFunction:
     # Dynamo leaves a function with this mark alone and breaks the graph, as torch.compiler.disable would, without
     # importing it: what it traced would show the result's allocation and not the launch.
     flash_attn_func._torchdynamo_disable = True  # type: ignore[attr-defined]
+    flash_attn_func.__module__ = attention.engine.package
+    flash_attn_func.__qualname__ = flash_attn_func.__name__
     return flash_attn_func
 
 
@@ -209,10 +210,12 @@ def mark_written(tensor: torch.Tensor) -> None:
         torch.autograd.graph.increment_version(tensor)
 
 
-def _as_plain(call: tuple[object, ...]) -> tuple[object, ...]:
-    first = next(one for one in call if isinstance(one, torch.Tensor))
-    plain = tuple(describe(one) if isinstance(one, torch.Tensor) else one for one in call[:-1])
-    return (*plain, _stream_of(first))
+def _as_plain(call: tuple[Any, ...]) -> tuple[object, ...]:  # Any: as loose as the launcher's arguments
+    """The tensors q, k, v, out, lse of a launch as plain integers, and its stream asked for here."""
+    q, k, v, out, lse, *others, _ = call
+    grad_enabled = torch.is_grad_enabled()
+    tensors = [None if one is None else describe(one, grad_enabled) for one in (q, k, v, out, lse)]
+    return (*tensors, *others, _stream_of(q))
 
 
 def _stream_of(tensor: torch.Tensor) -> int | None:

@@ -10,7 +10,7 @@ import torch
 
 from .devices import CPU_KEY, DeviceKey
 from .errors import GradientError, InputTypeError, UnsupportedInputError
-from .launcher import PlainTensor
+from .launcher import CPU, CUDA, PlainTensor
 from .routes import Call
 
 OPERATION = "flash_fwd"
@@ -18,6 +18,7 @@ DTYPES = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 ALIGNMENT = 16  # bytes a tensor's first element is aligned to; and 8 elements of 2 bytes for its strides
 
 _DLPACK_CODES = {torch.float16: 2 << 8 | 16, torch.bfloat16: 4 << 8 | 16, torch.float32: 2 << 8 | 32}
+_DEVICE_CODES = {"cpu": CPU, "cuda": CUDA}
 _AXES = "[batch, seqlen, num_heads, head_dim]"
 
 
@@ -267,27 +268,20 @@ def is_conforming(tensor: torch.Tensor) -> bool:
     return aligned and all(stride % 8 == 0 for stride, size in steps[:-1] if size > 1)
 
 
-def describe(tensor: torch.Tensor | None) -> PlainTensor | torch.Tensor | None:
+def describe(tensor: torch.Tensor, grad_enabled: bool = False) -> PlainTensor | torch.Tensor:
     """Return a tensor as plain integers, for a torch without the exchange interface.
 
     Whatever hides more than its bytes tell is returned as it is, which the launcher then leaves to Python.
     """
-    if tensor is None:
-        return None
-    if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.dtype not in _DLPACK_CODES:
+    kind = type(tensor)
+    if kind is not torch.Tensor and kind is not torch.nn.Parameter:
         return tensor
-    if (torch.is_grad_enabled() and tensor.requires_grad) or tensor.is_neg() or tensor.layout != torch.strided:
+    code = _DLPACK_CODES.get(tensor.dtype)
+    if code is None or (grad_enabled and tensor.requires_grad) or tensor.is_neg():
+        return tensor
+    try:
+        data, strides = tensor.data_ptr(), tensor.stride()
+    except (RuntimeError, NotImplementedError):  # without memory or strides: functorch's wrappers, sparse tensors
         return tensor
     device = tensor.device
-    try:
-        data = tensor.data_ptr()
-    except RuntimeError:  # functorch's wrappers have no memory
-        return tensor
-    return (
-        data,
-        _DLPACK_CODES[tensor.dtype],
-        2 if device.type == "cuda" else 1 if device.type == "cpu" else -1,
-        device.index or 0,
-        tuple(tensor.shape),
-        tensor.stride(),
-    )
+    return data, code, _DEVICE_CODES.get(device.type, -1), device.index or 0, tensor.shape, strides

@@ -368,6 +368,11 @@ def test_a_fresh_thread_needs_no_context_of_its_own(loaded, make_tensors):
     assert seen[1] == 0  # what was pushed is popped
 
 
+def test_the_function_is_the_modules_own(exchange_fake):
+    function = exchange_fake.load().flash_attn_func
+    assert (function.__module__, function.__qualname__) == (exchange_fake.folder.name, "flash_attn_func")
+
+
 def test_the_warning_comes_once(fake, make_tensors):
     module = fake.load()
     inputs = make_tensors()

@@ -60,7 +60,7 @@ def test_python_and_the_launcher_choose_the_same_row(new_module, make_tensors, t
             told = module.explain(*inputs, causal=causal).variant
             from kernelwright.runtime.inputs import describe
 
-            plain = [describe(one) for one in (*inputs, torch.empty_like(inputs[0]))]
+            plain = [describe(one, False) for one in (*inputs, torch.empty_like(inputs[0]))]
             assert engine.launch_operation.match(*plain, None, None, int(causal), None) == told
             found.add(told)
     assert len(found) > 10
