@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         jobs=args.jobs or usable_cores(),
         resume=args.resume,
-        row_device=target.gpu,
+        gpu=target.gpu,
     )
     result, published = tune_and_publish(request, target, args.module, args.out)
     if args.json:
@@ -87,7 +87,7 @@ def tune_and_publish(request: Request, target: Target, module: Path | None, out:
         label=target.label,
         space_digest=request.space.digest,
         source_digest=source_digest(request.pool.legal.values()),
-        device=target.gpu or target.device.name,
+        device=target.gpu.name if target.gpu else target.device.name,
         toolkit=toolchain.version,
         scorer=scorer_version,
     )

@@ -17,7 +17,3 @@ class StudyExistsError(TunerError):
 
 class StudyChangedError(TunerError):
     """A study made from other sources, another space or another device than now."""
-
-
-class WorkerFailed(TunerError):
-    """A worker that was lost or ran out of time; the point it judged gets the status."""

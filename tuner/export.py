@@ -18,6 +18,7 @@ from kernelwright.build.table_folder import TABLE_FILE, put_folder, read_table, 
 from kernelwright.gen.errors import BuildError
 from kernelwright.tuner.results import FIGURE_FIELD, Choice, Label, Outcome
 from kernelwright.tuner.study import Identity
+from kernelwright.tuner.target import Gpu
 
 _log = logging.getLogger(__name__)
 Table = dict[str, Any]  # table.json as plain data; the run time checks it when it loads it
@@ -34,7 +35,7 @@ class StudyFacts:
         seed: of the search.
         num_points: legal points of the space.
         end: why the search stopped.
-        row_device: the GPU that a row is for alone, or None for every GPU of the architecture.
+        gpu: the GPU that a row is for alone, or None for every GPU of the architecture.
         day: when the study ended.
     """
 
@@ -44,7 +45,7 @@ class StudyFacts:
     seed: int
     num_points: int
     end: str
-    row_device: str | None
+    gpu: Gpu | None
     day: date
 
     @property
@@ -58,7 +59,7 @@ def tuned_row(choice: Choice, outcomes: Sequence[Outcome], facts: StudyFacts) ->
     winner, runner_up, default = choice.winner, choice.runner_up, choice.default
     return {
         "kernel": winner.variant.name,
-        "device": facts.row_device,
+        "device": None if facts.gpu is None else facts.gpu.name,
         "label": facts.label,
         "when": {},
         "evidence": {
@@ -75,6 +76,7 @@ def tuned_row(choice: Choice, outcomes: Sequence[Outcome], facts: StudyFacts) ->
             "seed": facts.seed,
             "device": facts.identity.device,
             "toolkit": facts.identity.toolkit,
+            **({} if facts.gpu is None else {"driver": facts.gpu.driver}),
             "source_digest": facts.identity.source_digest,
             "study": facts.study,
             "space": facts.space,

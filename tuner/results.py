@@ -18,6 +18,8 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 FIGURE_FIELD: dict[Label, str] = {"modelled": "model_cycles", "measured": "time_us"}
 """The name of a figure says what it is; the two are never compared."""
 
+Standing = Literal["better than default", "tied with default", "is the default", "default not available"]
+
 TIE = 0.02
 """Figures closer than this are ties: neither model nor clock tells them apart reliably."""
 
@@ -76,7 +78,7 @@ class Choice:
     winner: Outcome
     runner_up: Outcome | None
     default: Outcome | None
-    standing: Literal["better than default", "tied with default", "is the default", "default not available"]
+    standing: Standing
 
     @property
     def is_tied(self) -> bool:
@@ -89,15 +91,16 @@ def choose(outcomes: list[Outcome], default: Variant | None) -> Choice | None:
     order = ranked(outcomes)
     if not order:
         return None
-    best = order[0]
     base = next((outcome for outcome in order if outcome.variant == default), None)
-    if base is None:
-        winner, standing = best, "default not available"
-    elif base == best:
-        winner, standing = best, "is the default"
-    elif base.score <= best.score * (1 + TIE):
-        winner, standing = base, "tied with default"
-    else:
-        winner, standing = best, "better than default"
+    standing = _standing(order[0], base)
+    winner = base if base is not None and standing == "tied with default" else order[0]
     runner_up = next((outcome for outcome in order if outcome != winner), None)
-    return Choice(winner=winner, runner_up=runner_up, default=base, standing=standing)  # type: ignore[arg-type]
+    return Choice(winner=winner, runner_up=runner_up, default=base, standing=standing)
+
+
+def _standing(best: Outcome, default: Outcome | None) -> Standing:
+    if default is None:
+        return "default not available"
+    if default == best:
+        return "is the default"
+    return "tied with default" if default.score <= best.score * (1 + TIE) else "better than default"

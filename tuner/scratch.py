@@ -6,6 +6,7 @@ path that users' calls take. Kernels come to it in table folders of one kernel.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import io
 import json
@@ -71,7 +72,8 @@ def make_scratch(
     Raises:
         BuildError: if it cannot be built.
     """
-    folder = out / "scratch" / f"kw_scratch_sm{device.sm}"
+    place = hashlib.sha256(str(out.absolute()).encode()).hexdigest()[:8]  # one process may import several
+    folder = out / "scratch" / f"kw_scratch_sm{device.sm}_{place}"
     launcher = compile_launcher(read_settings().cache_dir)
     built = build_kernels([variant], out, num_jobs=jobs, progress=io.StringIO())
     content = ModuleContent(

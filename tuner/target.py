@@ -16,10 +16,11 @@ NATIVE = "native"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """A GPU of this machine: the name its driver gives, and its architecture."""
+    """A GPU of this machine: the name its driver gives, its architecture, and the CUDA release of the driver."""
 
     name: str
     sm: int
+    driver: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,18 +31,18 @@ class Target:
         sm: architecture of the kernels.
         device: figures and limits of the GPU.
         label: kind of the figures.
-        gpu: the GPU that measures, by the driver's name; None for modelled figures.
+        gpu: the GPU that measures; None for modelled figures.
     """
 
     sm: int
     device: Device
     label: Label
-    gpu: str | None
+    gpu: Gpu | None
 
 
 def find_gpu() -> Gpu | None:
     """Return the current GPU if torch can use one."""
-    from kernelwright.build.driver import native_archs
+    from kernelwright.build.driver import driver_release, native_archs
 
     try:
         native_archs()  # quick where there is none; torch takes seconds to import
@@ -52,7 +53,8 @@ def find_gpu() -> Gpu | None:
     if not torch.cuda.is_available():
         return None
     major, minor = torch.cuda.get_device_capability()
-    return Gpu(name=torch.cuda.get_device_name(), sm=10 * major + minor)
+    release = ".".join(map(str, driver_release()))
+    return Gpu(name=torch.cuda.get_device_name(), sm=10 * major + minor, driver=f"CUDA {release}")
 
 
 def choose_target(arch: str | None, backend: Backend, space_sm: int, gpu: Gpu | None) -> Target:
@@ -78,7 +80,7 @@ def choose_target(arch: str | None, backend: Backend, space_sm: int, gpu: Gpu | 
         here = "torch sees no GPU here" if gpu is None else f"the GPU here is {gpu.name}, sm{gpu.sm}"
         raise TunerError(f"--backend measured for sm{sm}: {here}. Leave it out, or use --backend modelled")
     if gpu is not None and can_measure and backend != "modelled":
-        return Target(sm=sm, device=_device_of(gpu, sm), label="measured", gpu=gpu.name)
+        return Target(sm=sm, device=_device_of(gpu, sm), label="measured", gpu=gpu)
     return Target(sm=sm, device=reference_device(sm), label="modelled", gpu=None)
 
 

@@ -21,6 +21,7 @@ from kernelwright.tuner.results import Choice, Outcome, choose
 from kernelwright.tuner.search import Budget, search
 from kernelwright.tuner.space import Space
 from kernelwright.tuner.study import Identity, default_storage, open_ledger, open_storage
+from kernelwright.tuner.target import Gpu
 from kernelwright.tuner.work import Work
 
 _BATCHES_A_JOB = 4  # points a job in one batch: enough for ninja to overlap, few enough to stop in time
@@ -38,7 +39,7 @@ class Request:
         seed: of every random choice.
         jobs: compilations and judgements at a time.
         resume: continue an existing study.
-        row_device: the device that the row is for alone, or None.
+        gpu: what measures, and the only device that the row is for; None for modelled figures.
     """
 
     space: Space
@@ -50,7 +51,7 @@ class Request:
     seed: int
     jobs: int
     resume: bool
-    row_device: str | None = None
+    gpu: Gpu | None = None
 
     @property
     def where(self) -> str:
@@ -145,7 +146,7 @@ def tune(
         seed=request.seed,
         num_points=len(pool.legal),
         end=end,
-        row_device=request.row_device,
+        gpu=request.gpu,
         day=today(),
     )
     return Result(outcomes=outcomes, choice=choice, facts=facts)

@@ -12,6 +12,7 @@ from kernelwright.gen.spec import ForwardProblem
 from kernelwright.runtime.table import read_table
 from kernelwright.tuner.export import publish, tuned_row, write_table
 from kernelwright.tuner.report import ranking, ranking_text, standing_text
+from kernelwright.tuner.target import Gpu
 
 
 def tuned(tmp_path, space=fakes.SPACE, **more):
@@ -41,10 +42,11 @@ def test_a_row_says_modelled_and_names_its_figures_so(tmp_path):
 
 
 def test_a_measured_row_is_for_its_gpu_alone_and_has_other_field_names(tmp_path):
-    request = replace(make_request(tmp_path), row_device="NVIDIA A100-SXM4-80GB")
+    request = replace(make_request(tmp_path), gpu=Gpu(name="NVIDIA A100-SXM4-80GB", sm=80, driver="CUDA 13.0"))
     result = run(request, make_work(scorer=FakeScorer(label="measured")), label="measured")
     row = tuned_row(result.choice, result.outcomes, result.facts)
     assert (row["label"], row["device"]) == ("measured", "NVIDIA A100-SXM4-80GB")
+    assert row["evidence"]["driver"] == "CUDA 13.0"
     assert "time_us" in row["evidence"] and "model_cycles" not in json.dumps(row)
 
 

@@ -80,6 +80,18 @@ def test_progress_says_how_far_how_good_what_failed_and_how_long(tmp_path):
     assert len(lines) == 4 and all(line.startswith("tuner: ") for line in lines)
 
 
+def test_on_a_terminal_there_is_one_moving_line(tmp_path):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    stream = Terminal()
+    progress = Progress(stream, label="modelled", total=2, tried=[], budget_s=600)
+    progress.finished(run(make_request(tmp_path)).outcomes[0])
+    progress.close()
+    assert "1/2" in stream.getvalue() and "(modelled)" in stream.getvalue() and "\r" in stream.getvalue()
+
+
 @pytest.mark.gpu
 def test_a_launch_takes_time_on_a_gpu():
     import torch

@@ -1,0 +1,126 @@
+"""The real compiler, the emulator and a freshly built module: a tiny space to a row that the next import explains."""
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+
+import pytest
+
+from kernelwright.build import kernels
+from kernelwright.build.launcher import emulator_library
+from kernelwright.gen.cli import main as gen
+from kernelwright.gen.devices import reference_device
+from kernelwright.gen.spec import Variant
+from kernelwright.tuner import measure
+from kernelwright.tuner.cli import main as tuner
+from kernelwright.tuner.compile import NinjaCompiler
+from kernelwright.tuner.scratch import make_scratch
+from kernelwright.tuner.shapes import Shape
+from kernelwright.tuner.verify import ModuleVerifier
+
+SPACE = """
+schema: 1
+kernel: flash_fwd
+arch: sm80
+problem: {dtype: bf16, head_dim: 64, is_causal: true}
+schedule: {block_m: [64, 128], block_n: 64, num_warps: 4, num_stages: 2, q_in_regs: [false, true]}
+constraints: [smem_fits, registers_fit]
+shapes: {batch: 1, num_heads_q: 4, num_heads_kv: 4, seqlen: [1024]}
+"""
+
+EXPLAIN = """
+import json, sys, torch
+sys.path.insert(0, sys.argv[1])
+import flash_sm80
+q = torch.zeros(1, 64, 2, 64, dtype=torch.bfloat16)
+found = flash_sm80.explain(q, q, q, causal=True).to_dict()
+full = flash_sm80.explain(q, q, q, causal=False).to_dict()
+flash_sm80.flash_attn_func(q, q, q, causal=True)
+print(json.dumps([{k: str(one[k]) for k in ("variant", "label", "table")} for one in (found, full)]))
+"""
+
+
+@pytest.mark.nvcc
+def test_tuning_publishes_a_modelled_row_that_the_next_import_explains(tmp_path, capsys):
+    out = str(tmp_path)
+    assert gen(["build", "--arch", "sm80", "--head-dim", "64", "--dtype", "bf16", "--out", out]) == 0
+    space = tmp_path / "tiny.yaml"
+    space.write_text(SPACE)
+    capsys.readouterr()
+    assert tuner(["run", str(space), "--backend", "modelled", "--arch", "sm80", "--out", out, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["trials"], answer["failures"], answer["label"]) == (4, {}, "modelled")
+    assert answer["module"] == str(tmp_path / "flash_sm80")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", EXPLAIN, out], capture_output=True, text=True, env=os.environ
+    )
+    assert done.returncode == 0, done.stderr
+    found, full = json.loads(done.stdout)
+    assert found == {"variant": answer["winner"], "label": "modelled", "table": "tuned"}
+    assert full["label"] == "hand" and full["table"] == "kernels"
+
+    table = json.loads((tmp_path / "flash_sm80" / "tuned" / _current(tmp_path) / "table.json").read_text())
+    assert table["kernels"][answer["winner"]]["verified"][0]["by"] == "emulator"
+    assert {row["label"] for row in table["rows"]} == {"modelled"} and "time_us" not in json.dumps(table)
+
+    assert tuner(["run", str(space), "--backend", "modelled", "--arch", "sm80", "--out", out]) == 1
+    assert "--resume" in capsys.readouterr().err
+
+
+def _current(folder):
+    return (folder / "flash_sm80" / "tuned" / "current").read_text().strip()
+
+
+class OneTick:
+    """A timer that calls and always says the same."""
+
+    def __init__(self, l2_mib):
+        assert l2_mib == 40
+
+    def sample_us(self, call):
+        call()
+        return 5.0
+
+
+@pytest.mark.nvcc
+def test_real_kernels_are_verified_and_measured_through_the_launcher(tmp_path, monkeypatch):
+    variant = Variant.parse("flash_fwd_sm80_bf16_hd64_causal1_m64_n64_w4_s2_qreg0")
+    device = reference_device(80)
+    scratch = make_scratch(tmp_path, variant, device, emulator=emulator_library(), jobs=1)
+    (good,) = NinjaCompiler(out=tmp_path, jobs=1).compile([variant])
+    verifier = ModuleVerifier(scratch=scratch, on_gpu=False, num_problems=2)
+    assert verifier.verify(good).record["by"] == "emulator"
+
+    log2e = b"0f3FB8AA3B"  # the factor from natural to binary exponents, as the PTX spells it
+    assert log2e in good.kernel.ptx
+    spoilt = replace(good, kernel=replace(good.kernel, ptx=good.kernel.ptx.replace(log2e, b"0f3F000000")))
+    assert verifier.verify(spoilt).status == "wrong"
+    broken = replace(good, kernel=replace(good.kernel, ptx=b"not PTX"))
+    assert verifier.verify(broken).status == "launch"
+
+    # The measuring path on the emulator, with a clock of our own.
+    monkeypatch.setattr(measure, "CudaTimer", OneTick)
+    make_inputs = measure.make_inputs
+    monkeypatch.setattr(measure, "make_inputs", lambda problem, shape, _: make_inputs(problem, shape, "cpu"))
+    shape = Shape(batch=1, num_heads_q=2, num_heads_kv=1, seqlen_q=65, seqlen_k=65)
+    scorer = measure.GpuScorer(scratch=scratch, device=device, shapes=(shape,))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert scorer.score(good) == {shape.name: 5.0} and scorer.label == "measured"
+
+
+@pytest.mark.nvcc
+def test_a_variant_that_does_not_compile_leaves_the_others_alone(tmp_path, monkeypatch):
+    names = [
+        "flash_fwd_sm80_bf16_hd64_causal1_m64_n64_w4_s2_qreg0",
+        "flash_fwd_sm80_bf16_hd64_causal1_m64_n32_w4_s2_qreg0",
+    ]
+    good, bad = (Variant.parse(name) for name in names)
+    render = kernels.render
+    monkeypatch.setattr(kernels, "render", lambda one: render(one) + ("\nint x = ;" if one == bad else ""))
+    found = NinjaCompiler(out=tmp_path, jobs=1).compile([good, bad])
+    assert [one.kernel is not None for one in found] == [True, False]
+    assert "error" in found[1].fault and "int x = ;" in found[1].fault
