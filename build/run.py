@@ -61,7 +61,18 @@ def write_sources(out: Path, sources: Sequence[Source], include_dir: Path, setti
         settings_digest=sha256_bytes(settings_text)[:16],
     )
     write_if_changed(out / "build.ninja", text.encode())
+    _sweep(out, include_dir)
+
+
+def _sweep(out: Path, include_dir: Path) -> None:
+    """Remove what killed builds left, and headers that exist no more: a source must not find them here."""
     sweep_scratch(out / "obj")
+    for folder in (out, out / "src", out / INCLUDE_DIR, out / "obj"):
+        for leftover in folder.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+    for header in (out / INCLUDE_DIR).rglob("*"):
+        if header.is_file() and not (include_dir / header.relative_to(out / INCLUDE_DIR)).is_file():
+            header.unlink()
 
 
 def run_ninja(out: Path, ninja: Path, jobs: int, lock: int, progress: TextIO) -> None:

@@ -67,6 +67,15 @@ def test_an_edited_header_rebuilds_what_includes_it(build, variant, out, compile
     assert before.report["key"] != after.report["key"]
 
 
+def test_what_no_longer_exists_is_removed_and_so_is_litter(build, variant, out):
+    build([variant])
+    (out / "src" / "include" / "renamed.cuh").write_text("")
+    (out / "obj" / ".x.cubin.abc.tmp").write_text("")
+    build([variant])
+    assert not (out / "src" / "include" / "renamed.cuh").exists()
+    assert not (out / "obj" / ".x.cubin.abc.tmp").exists()
+
+
 def test_another_compiler_version_rebuilds(build, variant, compile_log, monkeypatch):
     [before] = build([variant])
     monkeypatch.setenv("FAKE_VERSION", "13.1.0")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from kernelwright.build.errors import CompileError
 from kernelwright.build.kernels import build_kernels
 from kernelwright.build.settings import BuildSettings, read_settings
 from kernelwright.build.toolchain import find_toolchain
-from kernelwright.gen.render import render
+from kernelwright.gen.render import include_dir, render
 
 CUDA_WHEELS = "cuda-toolkit[nvcc,nvvm,crt,cudart,cccl]>=13.0,<14"
 
@@ -65,12 +66,14 @@ def test_the_first_error_of_the_real_compiler_is_shown(variant, out, monkeypatch
 
 
 @pytest.mark.nvcc
-def test_a_header_that_the_key_misses_stops_the_build(variant, out, monkeypatch):
+def test_a_header_that_the_key_misses_stops_the_build(variant, out, monkeypatch, tmp_path):
     text = '#define HIDDEN "hidden.cuh"\n#include HIDDEN\n' + render(variant)
     monkeypatch.setattr("kernelwright.build.kernels.render", lambda variant: text)
-    header = out / "src" / "include" / "hidden.cuh"
-    header.parent.mkdir(parents=True)
-    header.write_text("#pragma once\n")
+    shutil.copytree(include_dir(), tmp_path / "include")
+    shutil.copytree(include_dir(), out / "src" / "include")
+    for folder in (tmp_path / "include", out / "src" / "include"):  # there, as from another variant's build
+        (folder / "hidden.cuh").write_text("#pragma once\n")
+    monkeypatch.setattr("kernelwright.build.kernels.include_dir", lambda: tmp_path / "include")
     progress = io.StringIO()
     with pytest.raises(CompileError):
         build_kernels([variant], out, progress=progress)
