@@ -1,7 +1,7 @@
 """Builds a shared library with the host's C or C++ compiler, once for each content.
 
-The file's name holds a digest of sources, headers, flags and the compiler's version. It is made in a temporary folder and
-published by one rename, so two processes may build at once and a killed one leaves nothing that could be loaded.
+The folder's name holds a digest of sources, headers, flags and the compiler's version. It is made in a temporary folder
+and published by one rename, so two processes may build at once and a killed one leaves nothing that could be loaded.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from . import settings
 Language = Literal["c", "c++"]
 _CANDIDATES: dict[str, tuple[str, ...]] = {"c": ("cc", "gcc", "clang"), "c++": ("c++", "g++", "clang++")}
 _COMPILE_TIMEOUT_S = 600
+_ELSEWHERE = "Set KERNELWRIGHT_CACHE to a folder that can be written."
 _log = logging.getLogger(__name__)
 
 
@@ -137,7 +138,7 @@ def compile_shared(
         cache_dir.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=cache_dir))
     except OSError as error:
-        raise HostCompilerError(f"cannot write to the cache {cache_dir}: {error}. Set KERNELWRIGHT_CACHE to a writable folder.") from error
+        raise HostCompilerError(f"cannot write to the cache {cache_dir}: {error}. {_ELSEWHERE}") from error
     try:
         _log.info("building %s with %s (once; kept in %s)", soname, " ".join(compiler), folder)
         _build(compiler, units, flags, soname, link_flags, scratch, jobs)
@@ -148,7 +149,13 @@ def compile_shared(
 
 
 def _build(
-    compiler: list[str], units: list[Unit], flags: Sequence[str], soname: str, link_flags: Sequence[str], scratch: Path, jobs: int | None
+    compiler: list[str],
+    units: list[Unit],
+    flags: Sequence[str],
+    soname: str,
+    link_flags: Sequence[str],
+    scratch: Path,
+    jobs: int | None,
 ) -> None:
     commands = []
     objects = []
@@ -178,11 +185,11 @@ def _run(command: list[str]) -> None:
 
 def _publish(made: Path, folder: Path, library: Path) -> None:
     try:
-        os.rename(made, folder)
+        made.rename(folder)
     except OSError as error:
         # Another process published the same content first, or an earlier folder lost its file.
         if library.is_file():
             return
         if not folder.is_dir():
-            raise HostCompilerError(f"cannot publish {library}: {error}. Set KERNELWRIGHT_CACHE to a writable folder.") from error
-        os.replace(made / library.name, library)
+            raise HostCompilerError(f"cannot publish {library}: {error}. {_ELSEWHERE}") from error
+        (made / library.name).replace(library)

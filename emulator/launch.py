@@ -109,7 +109,8 @@ def driver() -> ctypes.CDLL:
     lib.kw_declare.argtypes = (ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int, ctypes.c_int)
     lib.kw_configure.argtypes = lib.kw_launch_options.argtypes = (ctypes.c_char_p,)
     lib.kw_poll.argtypes = (_POLL,)
-    lib.cuLibraryLoadData.argtypes = (ctypes.c_void_p, ctypes.c_char_p) + (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint) * 2
+    options = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint)
+    lib.cuLibraryLoadData.argtypes = (ctypes.c_void_p, ctypes.c_char_p, *options, *options)
     lib.cuLibraryGetKernel.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)
     lib.cuLibraryUnload.argtypes = (ctypes.c_void_p,)
     lib.cuKernelSetAttribute.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
@@ -324,12 +325,17 @@ def _argument(arg: Any, declared: list[Memory]) -> bytes:
     if isinstance(arg, ctypes._SimpleCData):
         return bytes(arg)
     raise EmulatorError(
-        f"cannot pass {type(arg).__name__} to a kernel: its size is not known. Use an array, a tensor, a numpy scalar such "
-        "as np.int32(1), a ctypes structure, or bytes."
+        f"cannot pass {type(arg).__name__} to a kernel: its size is not known. Use an array, a tensor, a numpy scalar "
+        "such as np.int32(1), a ctypes structure, or bytes."
     )
 
 
 def _parse_report(text: bytes) -> Report:
     data = json.loads(text or b"{}")
     findings = [Finding(**{**one, "block": tuple(one["block"])}) for one in data.get("findings", [])]
-    return Report(kernel=data.get("kernel", ""), findings=findings, counters=data.get("counters", {}), fidelity=data.get("fidelity", {}))
+    return Report(
+        kernel=data.get("kernel", ""),
+        findings=findings,
+        counters=data.get("counters", {}),
+        fidelity=data.get("fidelity", {}),
+    )

@@ -1,5 +1,6 @@
 // Comparison, selection and predicate logic (PTX ISA, "Comparison and Select Instructions").
 // SPDX-License-Identifier: Apache-2.0
+#include "convert_modes.h"
 #include "half.h"
 #include "tables.h"
 
@@ -36,22 +37,20 @@ static inline Mask combine(int mode, Mask result, Mask c) {
     return mode == 0 ? result : mode == 1 ? (result & c) : mode == 2 ? (result | c) : (result ^ c);
 }
 
-// setp p|q, a, b, c: the decoder gives o[0] = p, o[1] = q (or the sink), o[2] = a, o[3] = b, ext = c, mode = boolean.
+// setp p|q, a, b, c: o[0] = p, o[1] = q (or the sink), o[2] = a, o[3] = b, ext = c, mode = boolean.
+// set.cmp.dtype d, a, b, c: the same with o[0] = d, and kSetValue in mode; imm holds the bits of true, -1 or 1.0f.
 template <class F, class T>
-void setp(Warp& w, const Insn& i, Mask m) {
+void compare_into(Warp& w, const Insn& i, Mask m) {
     const Mask result = compare<F, T>(w, i.o[2], i.o[3]);
-    const Mask c = i.mode ? read_predicate(w, i.ext) : 0;
-    const Mask q = combine(i.mode, ~result, c), p = combine(i.mode, result, c);
-    write_predicate(w, i.o[1], m, q);
+    const int boolean = i.mode & 3;
+    const Mask c = boolean ? read_predicate(w, i.ext) : 0, p = combine(boolean, result, c);
+    if (__builtin_expect(i.mode & kSetValue, 0)) {
+        const uint32_t yes = static_cast<uint32_t>(i.imm);
+        map(destination<uint32_t>(w, i.o[0]), m, [=](int l) { return (p >> l) & 1u ? yes : 0u; });
+        return;
+    }
+    write_predicate(w, i.o[1], m, combine(boolean, ~result, c));
     write_predicate(w, i.o[0], m, p);
-}
-
-// set.cmp.dtype: all ones or 1.0f where true; imm holds the bits of true. o as for setp with o[0] = d.
-template <class F, class T>
-void set(Warp& w, const Insn& i, Mask m) {
-    const Mask result = combine(i.mode, compare<F, T>(w, i.o[2], i.o[3]), i.mode ? read_predicate(w, i.ext) : 0);
-    const uint32_t yes = static_cast<uint32_t>(i.imm);
-    map(destination<uint32_t>(w, i.o[0]), m, [=](int l) { return (result >> l) & 1u ? yes : 0u; });
 }
 
 template <class T>
@@ -87,7 +86,7 @@ void testp(Warp& w, const Insn& i, Mask m) {
     write_predicate(w, i.o[0], m, r);
 }
 
-#define KW_ROW(CMP, NAME, TYPE, LANE, SIG) {"setp." CMP "." TYPE, "PP" SIG SIG, setp<NAME, LANE>}, {"set." CMP "." TYPE, "RP" SIG SIG, set<NAME, LANE>}
+#define KW_ROW(CMP, NAME, TYPE, LANE, SIG) {"setp." CMP "." TYPE, "PP" SIG SIG, compare_into<NAME, LANE>}, {"set." CMP "." TYPE, "RP" SIG SIG, compare_into<NAME, LANE>}
 #define KW_SIX(TYPE, LANE, SIG)                                                                             \
     KW_ROW("eq", Eq, TYPE, LANE, SIG), KW_ROW("ne", Ne, TYPE, LANE, SIG), KW_ROW("lt", Lt, TYPE, LANE, SIG), \
         KW_ROW("le", Le, TYPE, LANE, SIG), KW_ROW("gt", Gt, TYPE, LANE, SIG), KW_ROW("ge", Ge, TYPE, LANE, SIG)

@@ -1,4 +1,4 @@
-// Modifier bits of cvt (Insn::mode) and the numbers of special registers (Insn::imm of mov.special).
+// Modifier bits of cvt and set (Insn::mode) and the numbers of special registers (Insn::imm of mov.special).
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -8,6 +8,9 @@ enum ConvertMode : int {
     kRoundNearest = 0, kRoundZero = 1, kRoundDown = 2, kRoundUp = 3, kRoundMask = 3,
     kSaturate = 4, kFlush = 8, kToInteger = 16, kRelu = 32,
 };
+
+// Bit of Insn::mode of comparisons: `set`, not `setp`. The low two bits are the boolean: none, and, or, xor.
+constexpr int kSetValue = 4;
 
 // tid, ntid, ctaid and nctaid take three numbers each: x, y, z.
 enum SpecialRegister : int {

@@ -234,7 +234,10 @@ void KernelDecoder::compare(Parts parts) {
     emit(join(parts), {both[0], both[1], operands[1], operands[2]});
     insn_.mode = static_cast<uint8_t>(combine);
     if (combine) insn_.ext = encode_predicate(operands[3]);
-    if (base == "set") insn_.imm = static_cast<int32_t>(yes);
+    if (base == "set") {
+        insn_.mode |= kSetValue;
+        insn_.imm = static_cast<int32_t>(yes);
+    }
 }
 
 void KernelDecoder::load_store(Parts parts) {

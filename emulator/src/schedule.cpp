@@ -6,6 +6,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "schedule.h"
 
+#include <algorithm>
+
 #include "barriers.h"
 #include "checks.h"
 
@@ -139,7 +141,6 @@ class BlockRunner {
         if (best == warp.splits.size()) return converge(warp);
         Split& split = warp.splits[best];
         const uint64_t started = launch_.counters.warp_instructions;
-        const bool only_ready = alone(warp, best);
         for (;;) {
             uint32_t n = run_[split.pc];
             for (const Split& other : warp.splits)
@@ -152,10 +153,6 @@ class BlockRunner {
                 split.pc += n;
             }
             if (meets_other(warp, best)) return true;
-            if (code_[split.pc].converged && split.mask != warp.live && !only_ready) {
-                split.state = SplitState::AtConvergence;
-                return true;
-            }
             if (code_[split.pc].converged && split.mask != warp.live) {
                 split.state = SplitState::AtConvergence;
                 return true;
@@ -168,10 +165,7 @@ class BlockRunner {
                 control(warp, best);
                 return true;
             }
-            if (launch_.counters.warp_instructions - started > kSplitTurn) {
-                turn_of_splits_ += 1;
-                return true;
-            }
+            if (launch_.counters.warp_instructions - started > kSplitTurn) return true;
         }
     }
     // Lowest pc first; now and then another one, or lanes that spin would starve those they wait for.
@@ -179,11 +173,6 @@ class BlockRunner {
         splits_seen_ += 1;
         const bool lower = warp.splits[a].pc < warp.splits[b].pc;
         return splits_seen_ % 1024 > 1000 ? !lower : lower;
-    }
-    static bool alone(const Warp& warp, size_t index) {
-        for (size_t s = 0; s < warp.splits.size(); ++s)
-            if (s != index && warp.splits[s].state == SplitState::Ready) return false;
-        return true;
     }
     static bool meets_other(const Warp& warp, size_t index) {
         for (size_t s = 0; s < warp.splits.size(); ++s)
@@ -319,7 +308,7 @@ class BlockRunner {
     Block& block_;
     uint64_t turn_end_ = 0;
     uint64_t next_look_ = 0;
-    uint64_t turn_of_splits_ = 0, splits_seen_ = 0;
+    uint64_t splits_seen_ = 0;
 };
 
 }  // namespace
