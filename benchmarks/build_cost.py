@@ -1,0 +1,83 @@
+"""What compiling kernels cost, against what the plan predicted: CPU seconds, peak memory, size of PTX and cubin.
+
+    gen build --arch sm80 --profile all_head_dims --name flash_all --out out/all
+    python benchmarks/build_cost.py out/all
+
+CPU seconds and memory are those of the compiler when it compiled a kernel, recorded beside it (a kernel from the cache
+keeps its first record). The fit is what `kernelwright.gen.plan.predict_cost` holds. Nothing here concerns a GPU's time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from kernelwright.gen.plan import mma_per_step, predict_cost
+from kernelwright.gen.spec import Variant
+
+QUANTITIES = ("cpu_seconds", "peak_mib", "size_kib")
+
+
+def read_reports(folder: Path) -> list[tuple[Variant, dict[str, float]]]:
+    """Return each kernel compiled in an out folder and what it cost."""
+    found = []
+    for path in sorted((folder / "obj").glob("flash_*.json")):
+        report = json.loads(path.read_text())
+        size = sum(path.with_suffix(suffix).stat().st_size for suffix in (".ptx", ".cubin"))
+        cost = {
+            "cpu_seconds": report["cpu_s"],
+            "peak_mib": report["peak_rss_kib"] / 1024,
+            "size_kib": size / 1024,
+            "spill_bytes": report["spill_store_bytes"] + report["spill_load_bytes"],
+        }
+        found.append((Variant.parse(report["variant"]), cost))
+    return found
+
+
+def summarise(reports: list[tuple[Variant, dict[str, float]]]) -> dict[str, object]:
+    """Return per quantity the range, the error of the prediction, and a fresh fit over mma instructions."""
+    body = np.array([mma_per_step(variant) for variant, _ in reports], dtype=float)
+    summary: dict[str, object] = {
+        "kernels": len(reports),
+        "spilling": [variant.name for variant, cost in reports if cost["spill_bytes"]],
+    }
+    for quantity in QUANTITIES:
+        actual = np.array([cost[quantity] for _, cost in reports])
+        predicted = np.array([getattr(predict_cost(variant), quantity) for variant, _ in reports])
+        slope, start = np.polyfit(body, actual, 1) if len(set(body)) > 1 else (float("nan"), float("nan"))
+        summary[quantity] = {
+            "min": round(float(actual.min()), 3),
+            "max": round(float(actual.max()), 3),
+            "sum": round(float(actual.sum()), 1),
+            "predicted_sum": round(float(predicted.sum()), 1),
+            "mean_error_percent": round(float(np.abs(predicted / actual - 1).mean() * 100), 1),
+            "fit": f"{start:.3g} + {slope:.3g} * mma_per_step",
+        }
+    return summary
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="an out folder of gen build")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    reports = read_reports(args.out)
+    if not reports:
+        print(f"{args.out}: no reports of compiled kernels in obj/; run gen build --out {args.out}", file=sys.stderr)
+        return 1
+    summary = summarise(reports)
+    if args.json:
+        print(json.dumps(summary, indent=1))
+        return 0
+    print(f"{summary['kernels']} kernels; spilling: {summary['spilling'] or 'none'} (static)")
+    for quantity in QUANTITIES:
+        print(f"{quantity:12} {summary[quantity]}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
