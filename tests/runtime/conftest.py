@@ -60,6 +60,12 @@ def stand_in_emulator_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compile_c(HERE / "stand_in.c", output, "-pthread", "-DEMULATOR")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tensors here are small: threads cost more than they bring, most of all where several tests run."""
+    torch.set_num_threads(1)
+
+
 class StandIn:
     """A stand-in library as tests see it: its log, what goes wrong, and what a launch computes."""
 

@@ -82,7 +82,8 @@ class FakeModule:
             "rows": [],
         }
         runtime = resource_dir("runtime")
-        shutil.copytree(runtime, folder / "_runtime", ignore=shutil.ignore_patterns("__pycache__", "module_*", "*.c"))
+        folder.mkdir(parents=True)
+        (folder / "_runtime").symlink_to(runtime.resolve())  # a copy would be compiled anew for every test
         shutil.copy(runtime / "module_init.py", folder / "__init__.py")
         shutil.copy(runtime / "module_main.py", folder / "__main__.py")
         shutil.copy(launcher, folder / "_launcher.abi3.so")
