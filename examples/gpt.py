@@ -15,6 +15,7 @@ import importlib
 import math
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -147,6 +148,7 @@ def main() -> int:
         calls.append((q, k, v, out))
         return out
 
+    warnings.simplefilter("ignore", module.EmulationWarning)  # said below
     expected = gpt.loss(text, torch_attention, dtype)
     start = time.perf_counter()
     found = gpt.loss(text, our_attention, dtype)

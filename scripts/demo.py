@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 ARCH = "sm80"
-TRIALS = 6
+TRIALS = 8
 
 
 def main() -> int:
@@ -18,7 +18,7 @@ def main() -> int:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     steps = [
         ["gen", "build", "--arch", ARCH],
-        ["tuner", "run", "flash_fwd_hd64_causal", "--arch", ARCH, "--trials", str(TRIALS)],
+        ["tuner", "run", "flash_fwd_hd64_causal", "--arch", ARCH, "--trials", str(TRIALS), "--resume"],
         [sys.executable, "examples/gpt.py", "LICENSE", "--module", f"flash_{ARCH}"],
     ]
     seconds = []
