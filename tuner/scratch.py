@@ -13,6 +13,7 @@ import json
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ from kernelwright.gen.spec import Variant
 from kernelwright.gen.table import hand_row
 from kernelwright.tuner.work import Compiled
 
+_TABLE_PREFIX = "judging-"
+_LEFTOVER_AGE_S = 3600.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScratchModule:
@@ -43,7 +47,7 @@ class ScratchModule:
         assert compiled.kernel is not None
         module = self._import()
         name = compiled.variant.name
-        table = Path(tempfile.mkdtemp(prefix=f"{name[:60]}.", dir=self.folder.parent))
+        table = Path(tempfile.mkdtemp(prefix=_TABLE_PREFIX, dir=self.folder.parent))
         try:
             files = table_folder_files(self.folder.name, [hand_row(compiled.variant, {})], [compiled.kernel])
             content = json.loads(files[TABLE_FILE])
@@ -73,6 +77,7 @@ def make_scratch(
         BuildError: if it cannot be built.
     """
     place = hashlib.sha256(str(out.absolute()).encode()).hexdigest()[:8]  # one process may import several
+    _sweep(out / "scratch")
     folder = out / "scratch" / f"kw_scratch_sm{device.sm}_{place}"
     launcher = compile_launcher(read_settings().cache_dir)
     built = build_kernels([variant], out, num_jobs=jobs, progress=io.StringIO())
@@ -86,3 +91,13 @@ def make_scratch(
     )
     assemble_module(folder, content)
     return ScratchModule(folder=folder.absolute(), device=device)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the tables of workers that were killed."""
+    for leftover in folder.glob(f"{_TABLE_PREFIX}*"):
+        try:
+            if time.time() - leftover.stat().st_mtime > _LEFTOVER_AGE_S:
+                shutil.rmtree(leftover, ignore_errors=True)
+        except OSError:
+            continue  # another run was faster

@@ -60,7 +60,9 @@ def search(
             if tried >= budget.trials:
                 return "trials spent" if ledger.num_free else "every point tried"
             count = min(batch_size, budget.trials - tried)
-            if tried > tried_before:
+            if tried == tried_before:
+                count = min(count, max(1, batch_size // 4))  # to learn the pace
+            else:
                 point_s = (clock() - started) / (tried - tried_before)
                 count = min(count, int(left_s / point_s) if point_s > 0 else count)
             if left_s <= 0 or count < 1:

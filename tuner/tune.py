@@ -118,9 +118,9 @@ def tune(
                 stream, label=label, total=request.num_planned, tried=before, budget_s=request.budget.seconds
             )
             started = time.monotonic()
-            work = make_work()  # which, on a machine's first run, builds the emulator
+            print("tuner: preparing (a minute or two on a machine's first run)", file=stream, flush=True)
+            work = make_work()
             seconds = request.budget.seconds - (time.monotonic() - started)
-            finished = False
             try:
                 end = search(
                     ledger,
@@ -130,11 +130,10 @@ def tune(
                     batch_size=_BATCHES_A_JOB * request.jobs,
                     watcher=progress,
                 )
-                finished = True
             finally:
                 progress.close()
                 for executor in (work.judging, work.compiling):
-                    executor.shutdown(cancel_futures=not finished)
+                    executor.shutdown(cancel_futures=True)  # nothing of use is left in them
         outcomes = ledger.outcomes()
     choice = choose(outcomes, _default(pool))
     if choice is None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -124,3 +125,17 @@ def test_a_variant_that_does_not_compile_leaves_the_others_alone(tmp_path, monke
     found = NinjaCompiler(out=tmp_path, jobs=1).compile([good, bad])
     assert [one.kernel is not None for one in found] == [True, False]
     assert "error" in found[1].fault and "int x = ;" in found[1].fault
+
+
+@pytest.mark.gpu
+@pytest.mark.nvcc
+def test_on_a_gpu_figures_are_measured_and_the_row_is_for_that_gpu(tmp_path, capsys):
+    space = tmp_path / "tiny.yaml"
+    space.write_text(SPACE)
+    assert (
+        tuner(["run", str(space), "--arch", "native", "--backend", "measured", "--out", str(tmp_path), "--json"]) == 0
+    )
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["label"] == "measured" and all(row["time_us"] > 0 for row in answer["ranking"])
+    (row,) = json.loads((Path(answer["table"]) / "table.json").read_text())["rows"]
+    assert row["label"] == "measured" and row["device"] and row["evidence"]["driver"].startswith("CUDA ")
