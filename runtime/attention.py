@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -137,6 +138,15 @@ class Attention:
 
     def _flags(self, request: Request) -> int:
         return flag_bits(self.engine.binding, request.call.flags)
+
+    @contextmanager
+    def without_warning(self) -> Iterator[None]:
+        """Leave the warning of emulation to a later call: here emulating is what was asked for."""
+        warned, self._warned = self._warned, True
+        try:
+            yield
+        finally:
+            self._warned = warned
 
     def _warn_of_emulation(self, key: DeviceKey) -> None:
         if key == CPU_KEY and not self._warned:

@@ -116,7 +116,7 @@ def check_module(
     for name in names:
         if name not in records:
             raise NoKernelError(f"{engine.package} holds no variant {name}; it holds: {', '.join(sorted(records))}")
-        with dispatch.force_variant(name):
+        with dispatch.force_variant(name), dispatch.attention.without_warning():
             reason = next((one.why_illegal for one in engine.route(key).choices if one.why_illegal), "")
             found = () if reason else _check_variant(dispatch, records[name], problems, seed, key.type)
         results.append(VariantResult(variant=name, results=found, skipped=reason))

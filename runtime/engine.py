@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -50,6 +51,11 @@ class Engine:
         self._kernels: dict[tuple[DeviceKey, str, str], KernelObject] = {}  # by digest: loaded once, kept forever
         self._routes: dict[DeviceKey, Route] = {}
         self._damaged: set[tuple[Path, str]] = set()
+        os.register_at_fork(after_in_child=self._renew_lock)
+
+    def _renew_lock(self) -> None:
+        """A thread that held the lock does not exist in a forked child, which must reach the error it gets there."""
+        self._lock = threading.RLock()
 
     @cached_property
     def launcher(self) -> Launcher:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import os
-import struct
-import subprocess
 import sys
 import sysconfig
 import warnings
@@ -21,19 +18,10 @@ import torch
 from kernelwright import resource_dir
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tables import BINDING, PARAMETER_BYTES, FakeModule
+from fake_driver import HERE, StandIn, compile_c
+from fake_module import FakeModule
 
-HERE = Path(__file__).parent
-WARNINGS = ["-Wall", "-Wextra", "-Werror"]
 _numbers = itertools.count()
-
-
-def compile_c(source: Path, output: Path, *flags: str) -> Path:
-    """Compile one C file into a shared library."""
-    subprocess.run(
-        ["cc", "-O2", "-std=gnu11", "-fPIC", "-shared", *WARNINGS, str(source), "-o", str(output), *flags], check=True
-    )
-    return output
 
 
 @pytest.fixture(scope="session")
@@ -64,65 +52,6 @@ def stand_in_emulator_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def one_thread() -> None:
     """Tensors here are small: threads cost more than they bring, most of all where several tests run."""
     torch.set_num_threads(1)
-
-
-class StandIn:
-    """A stand-in library as tests see it: its log, what goes wrong, and what a launch computes."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.library = ctypes.CDLL(str(path))
-        self.library.stand_in_log.restype = ctypes.c_char_p
-        self.library.stand_in_parameters.restype = ctypes.POINTER(ctypes.c_ubyte)
-        self._callback: Any = None
-        self.library.stand_in_reset()
-        for device, sm in enumerate((80, 90)):
-            for attribute, value in ((75, sm // 10), (76, sm % 10), (16, 108 + device), (97, 166912 + device)):
-                self.library.stand_in_attribute(device, attribute, value)
-
-    @property
-    def log(self) -> list[str]:
-        return self.library.stand_in_log().decode().splitlines()
-
-    @property
-    def launches(self) -> list[str]:
-        return [line for line in self.log if line.startswith("launch")]
-
-    def fail(self, call: str, code: int) -> None:
-        self.library.stand_in_fail(call.encode(), code)
-
-    def expect(self) -> None:
-        """Keep the parameter block of the launches to come."""
-        self.library.stand_in_expect(ctypes.c_size_t(PARAMETER_BYTES))
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The last launch's parameter block, by field, decoded as C lays it out."""
-        letters = {"ptr": "Q", "i64": "q", "i32": "i", "f32": "f"}
-        names = [field["name"] for field in BINDING["fields"]]
-        layout = "@" + "".join(letters[field["type"]] for field in BINDING["fields"])
-        data = bytes(self.library.stand_in_parameters()[: struct.calcsize(layout)])
-        return dict(zip(names, struct.unpack(layout, data), strict=True))
-
-    def on_launch(self, function: Callable[[], None]) -> None:
-        """Run a function inside every launch, with the GIL, as a kernel would run."""
-        kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
-        self._callback = kind(lambda _parameters, _kernel: function())
-        self.library.stand_in_on_launch(self._callback)
-
-    def compute(self) -> None:
-        """Let every launch compute attention from its parameter block."""
-        from fake_kernel import compute
-
-        def run() -> None:
-            words = self.launches[-1].split()
-            compute(self.parameters, (int(words[3]), int(words[4]), int(words[5])), words[1])
-
-        self.expect()
-        self.on_launch(run)
-
-    def reset(self) -> None:
-        self.library.stand_in_reset()
 
 
 @pytest.fixture

@@ -296,6 +296,7 @@ def test_transforms_of_torch_func_are_refused(loaded, make_tensors):
     assert len(loaded.stand_in.launches) == 1
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_tracers_are_refused(loaded, make_tensors):
     from torch.fx.experimental.proxy_tensor import make_fx
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import HERE, StandIn, compile_c
-from tables import BINDING, PARAMETER_BYTES
+from fake_driver import HERE, StandIn, compile_c
+from fake_module import BINDING, PARAMETER_BYTES
 
 from kernelwright import resource_dir
 from kernelwright.runtime.binding import lower, read_binding

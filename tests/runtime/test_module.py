@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import StandIn
+from fake_driver import StandIn
 
 from kernelwright.runtime.devices import DeviceKey, configuration, emulated_facts
 from kernelwright.runtime.errors import DriverError
