@@ -51,7 +51,9 @@ def tile_layout(variant: Variant) -> TileLayout:
 def _copy_columns(row_chunks: int, group: int, rows: int, threads: int) -> int:
     """Choose how many threads share a row: fewest copies a thread, then a constant swizzle, then whole sectors.
 
-    A thread's swizzle is constant when the rows it visits are a multiple of 8 apart, or when there is none.
+    8 threads in a row write at once. They touch each bank once when they write a run of chunks (whole rows, or
+    multiples of 8 chunks) or one group of chunks in each of 8 / group rows; other widths are not considered. A thread's
+    swizzle is constant when the rows it visits are a multiple of 8 apart, or when there is none.
     """
 
     def cost(columns: int) -> tuple[int, bool, int]:
@@ -59,5 +61,5 @@ def _copy_columns(row_chunks: int, group: int, rows: int, threads: int) -> int:
         copies = -(-rows // row_step) * (row_chunks // columns)
         return copies, group > 1 and row_step % 8 != 0, -columns
 
-    choices = [c for c in range(group, row_chunks + 1, group) if row_chunks % c == 0 and c <= threads]
-    return min(choices, key=cost)
+    choices = [c for c in range(1, row_chunks + 1) if row_chunks % c == 0 and c <= threads]
+    return min((c for c in choices if c in (group, row_chunks) or c % 8 == 0), key=cost)

@@ -46,6 +46,18 @@ def test_the_copy_covers_every_chunk_once(head_dim, num_warps, block_n):
     assert sorted(copied) == [(row, c) for row in range(block_n) for c in range(layout.row_chunks)]
 
 
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+@pytest.mark.parametrize("num_warps", [1, 4, 8])
+@pytest.mark.parametrize("block_n", [32, 48, 64])
+def test_eight_threads_write_to_every_bank_once(head_dim, num_warps, block_n):
+    schedule = {"block_m": 16 * num_warps, "block_n": block_n, "num_warps": num_warps}
+    _, layout = layout_of(head_dim, **schedule, num_stages=1, q_in_regs=False)
+    active = layout.copy_cols * layout.copy_rows
+    for first in range(0, active - 7, 8):
+        places = [divmod(thread, layout.copy_cols) for thread in range(first, first + 8)]
+        assert len({layout.chunk(row, column) % 8 for row, column in places}) == 8
+
+
 def test_odd_rows_need_no_swizzle_and_powers_of_two_use_all_of_it():
     assert layout_of(40)[1].swizzle_group == 1
     assert layout_of(80)[1].swizzle_group == 2

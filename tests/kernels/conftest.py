@@ -1,0 +1,79 @@
+"""Real kernels for every test here: compiled once a session, kept in the kernel cache, run in the emulator."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from kernelwright.build.kernels import BuiltKernel, build_kernels
+from kernelwright.build.table_folder import write_table_folder
+from kernelwright.gen.cli import main
+from kernelwright.gen.spec import Variant
+from kernelwright.gen.table import hand_row
+
+# All head dimensions, each with both masks and both dtypes between two kernels.
+PROFILE = """
+schema: 1
+problems:
+  - {dtype: bf16, head_dim: [8, 24, 40, 56, 72, 88, 104, 120, 136, 152, 168, 184, 200, 216, 232, 248], is_causal: true}
+  - {dtype: fp16, head_dim: [8, 24, 40, 56, 72, 88, 104, 120, 136, 152, 168, 184, 200, 216, 232, 248], is_causal: false}
+  - {dtype: fp16, head_dim: [16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256], is_causal: true}
+  - {dtype: bf16, head_dim: [16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256], is_causal: false}
+"""
+
+
+@pytest.fixture(scope="session")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kernels")
+
+
+@pytest.fixture(scope="session")
+def every_head_dim(work: Path) -> ModuleType:
+    """A module with two kernels for each multiple of 8 up to 256."""
+    profile = work / "every_head_dim.yaml"
+    profile.write_text(PROFILE)
+    name = "flash_every_head_dim"
+    assert main(["build", "--arch", "sm80", "--profile", str(profile), "--out", str(work), "--name", name]) == 0
+    return import_from(work, name)
+
+
+@pytest.fixture(scope="session")
+def build(work: Path) -> Callable[[Sequence[Variant]], list[BuiltKernel]]:
+    """Compiles variants."""
+    return lambda variants: build_kernels(variants, work / "variants")
+
+
+@pytest.fixture(scope="session")
+def table_of(work: Path) -> Callable[[str, Sequence[BuiltKernel]], Path]:
+    """Writes compiled kernels as a table folder, for load_table."""
+
+    def write(name: str, kernels: Sequence[BuiltKernel]) -> Path:
+        rows = [hand_row(kernel.variant, {}) for kernel in kernels]
+        write_table_folder(work / name, rows, kernels, name=name)
+        return work / name
+
+    return write
+
+
+def import_from(folder: Path, name: str) -> ModuleType:
+    sys.path.insert(0, str(folder))
+    try:
+        module = importlib.import_module(name)
+    finally:
+        sys.path.pop(0)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> object:
+    """Emulation warns once a process; here it is the point."""
+    torch.manual_seed(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONWARNINGS", "ignore")
+        yield
