@@ -195,7 +195,12 @@ def make_flash_attn_func(attention: Attention) -> AttentionFunction:
         """
         usual = type(q) is tensor_type and (causal is False or causal is True)
         if usual and (softmax_scale is None or (type(softmax_scale) is float and softmax_scale > 0.0)):
-            result = empty_like(q) if out is None else out
+            if out is None:
+                result = empty_like(q)
+            elif type(out) is tensor_type and not out.requires_grad and not out.is_neg():
+                result = out
+            else:
+                return attention.attend(q, k, v, softmax_scale, causal, return_lse, out)
             lse = None
             if return_lse:
                 batch, seqlen_q, num_heads, _ = q.shape if q.dim() == 4 else (0, 0, 0, 0)

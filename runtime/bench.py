@@ -68,7 +68,7 @@ def bench_module(module: DispatchModule, *, device: str, seqlens: Sequence[int])
             if not one.why_illegal
         }
     )
-    flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device=f"cuda:{key.index}")
+    flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device=torch.device(device))
     rows = []
     for dtype, head_dim, is_causal in problems:
         for seqlen in seqlens:

@@ -196,6 +196,8 @@ def _check_out(request: Request, out: torch.Tensor) -> None:
         raise UnsupportedInputError(
             f"out must be {request.q.dtype} on {request.q.device} like q, got {out.dtype} on {out.device}."
         )
+    if out.is_neg():
+        raise UnsupportedInputError("out has a pending minus sign, so writing it would negate. Use out.resolve_neg().")
     if torch.is_grad_enabled() and out.requires_grad:
         raise GradientError("out requires a gradient, so it cannot be written in place. Use torch.no_grad().")
     if not elements_disjoint(out):

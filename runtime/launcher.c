@@ -635,12 +635,13 @@ static int hides_something(PyObject *object, bool grad_enabled) {
     return is_neg != Py_False;
 }
 
-static int read_tensor(PyObject *object, bool grad_enabled, TensorView *view) {
+/* What a written tensor hides is the caller's to check: mostly it has just made the tensor. */
+static int read_tensor(PyObject *object, bool is_written, bool grad_enabled, TensorView *view) {
     PyTypeObject *type = Py_TYPE(object);
     /* Exactly these: a subclass (FakeTensor among them) inherits the exchange interface and means something else. */
     if ((PyObject *)type == g_tensor_type || (PyObject *)type == g_parameter_type) {
         int status = read_exchange(object, view);
-        if (status != 1) return status;
+        if (status != 1 || is_written) return status;
         status = hides_something(object, grad_enabled);
         return status < 0 ? -1 : !status;
     }
@@ -1007,7 +1008,7 @@ static int read_tensors(const Operation *op, PyObject *const *args, Call *call) 
             if (!spec->optional) return 0;
             continue;
         }
-        int status = read_tensor(args[i], grad_enabled, view);
+        int status = read_tensor(args[i], spec->writes, grad_enabled, view);
         if (status != 1) return status;
         if (view->ndim != spec->ndim) return 0;
         if (spec->dtype >= 0) {

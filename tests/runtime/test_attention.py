@@ -161,6 +161,7 @@ def test_out_must_not_overlap_an_input(loaded, make_tensors, which):
         (lambda q: q.bfloat16(), "out must be torch.float16"),
         (lambda q: torch.empty_like(q, device="meta"), "on meta"),
         (lambda q: q.new_empty(1, 5, 4, 64).expand(2, -1, -1, -1), "share memory"),
+        (lambda q: torch._neg_view(torch.empty_like(q)), "out has a pending minus sign"),
         (lambda q: [1], "out must be a torch.Tensor, got list"),
         (lambda q: torch.empty_like(q).requires_grad_(), "out requires a gradient"),
     ],

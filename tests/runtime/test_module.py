@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import random
 import subprocess
@@ -242,6 +243,36 @@ def test_bench_without_a_gpu_says_so_and_fails(exchange_fake):
         pytest.skip("there is a GPU")
     answer = command(exchange_fake, "bench")
     assert answer.returncode == 1 and answer.stdout == "" and "bench needs an NVIDIA GPU" in answer.stderr
+
+
+def test_bench_times_every_problem_beside_torch(exchange_fake, monkeypatch):
+    """With events that tick and no GPU: what is reported, not how fast anything is."""
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None: ...
+
+        def synchronize(self) -> None: ...
+
+        def elapsed_time(self, other: Event) -> float:
+            return 0.5
+
+    module = exchange_fake.load()
+    bench = importlib.import_module(f"{exchange_fake.folder.name}._runtime.bench")
+    monkeypatch.setattr("torch.cuda.Event", Event)
+    for name, value in (("FLUSH_BYTES", 1), ("WARM_UP", 1), ("REPETITIONS", 2), ("TOKENS", 32), ("HIDDEN", 128)):
+        monkeypatch.setattr(bench, name, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rows = bench.bench_module(module._module, device="cpu", seqlens=[16, 32])
+    assert len(rows) == 2 * 4 and {row.label for row in rows} == {"measured"}
+    full, causal = rows[4], rows[6]
+    assert (full.dtype, full.is_causal, full.batch, full.num_heads, full.time_us) == ("fp16", False, 2, 2, 500.0)
+    assert full.tflops == pytest.approx(4 * 2 * 2 * 16 * 16 * 64 / 500 / 1e6)
+    assert causal.tflops / full.tflops == pytest.approx(17 / 32)
+    assert "TFLOP/s, sdpa" in str(full) and "measured" in str(full) and json.dumps(full.to_dict())
 
 
 def test_an_unknown_command_is_a_misuse(exchange_fake):
