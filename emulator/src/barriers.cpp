@@ -86,11 +86,11 @@ void arrive(Warp& warp, Split& split) {
     const uint32_t in_block = static_cast<uint32_t>(block.warps.size()) * kLanes;
     if (expected > in_block && check)
         report_at(warp, pc, lane, "barrier", "the barrier waits for " + std::to_string(expected) + " threads, the block has " + std::to_string(launch.threads));
-    if (expected == in_block) expected = 0;
-    if ((insn.imm & 1) && split.mask != warp.live && check) {
-        report_at(warp, pc, __builtin_ctz(warp.live & ~split.mask), "divergent_barrier",
-                  "bar.sync is executed by only some threads of the warp (mask " + std::to_string(split.mask) +
-                      "); put __syncthreads() where all threads of a warp reach it together");
+    if ((insn.imm & 1) && split.mask != warp.start && check) {
+        const Mask absent = warp.start & ~split.mask;
+        report_at(warp, pc, __builtin_ctz(absent), "divergent_barrier",
+                  std::to_string(__builtin_popcount(absent)) + " threads of the warp " + ((absent & warp.live) ? "have gone elsewhere" : "have exited") +
+                      " while the others execute this barrier; put __syncthreads() where all threads of a warp reach it together");
     }
     BarrierState& barrier = block.barriers[id];
     if (barrier.arrived_lanes.size() != block.warps.size()) barrier.arrived_lanes.assign(block.warps.size(), 0);
@@ -98,7 +98,7 @@ void arrive(Warp& warp, Split& split) {
         barrier.open = true;
         barrier.expected = expected;
         barrier.first_pc = pc;
-    } else if (barrier.expected != expected && check) {
+    } else if ((barrier.expected ? barrier.expected : in_block) != (expected ? expected : in_block) && check) {
         report_at(warp, pc, lane, "barrier",
                   "barrier " + std::to_string(id) + " is used here for " + count_text(expected) + ", but a warp that arrived before expects " +
                       count_text(barrier.expected) + " at " + describe(launch, barrier.first_pc));
