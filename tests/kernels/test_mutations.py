@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from direct_launch import launch
 
+from direct_launch import launch
 from kernelwright.emulator.launch import EmulatorError
 from kernelwright.gen.spec import ForwardProblem, ForwardSchedule, Variant
 
