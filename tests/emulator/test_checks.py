@@ -70,7 +70,9 @@ def test_without_checks_copies_are_still_right():
 
 
 def test_a_source_size_of_zero_fills_with_zeros_and_may_point_anywhere():
-    body = "mov.b64 %rd5, 16; mov.u32 %r9, 0; cp.async.cg.shared.global [%r2], [%rd5], 16, %r9; cp.async.wait_all;" + READ
+    body = (
+        "mov.b64 %rd5, 16; mov.u32 %r9, 0; cp.async.cg.shared.global [%r2], [%rd5], 16, %r9; cp.async.wait_all;" + READ
+    )
     values = np.ones(256, dtype=np.uint32)
     run(kernel(START + body, before=SMEM), [values])
     assert np.array_equal(values[0:128:4], np.zeros(32))
@@ -121,7 +123,9 @@ def test_a_barrier_with_a_wrong_count_deadlocks_and_every_waiting_line_is_named(
     assert "warp 0 waits at" in found.text
     assert "warp 1 waits at" in found.text
     assert "32 of 64 threads have arrived" in found.text
-    different = "setp.lt.u32 %p1, %r1, 32;\n@%p1 bra $first;\nbar.sync 1, 64;\nbra $end;\n$first:\nbar.sync 1, 96;\n$end:"
+    different = (
+        "setp.lt.u32 %p1, %r1, 32;\n@%p1 bra $first;\nbar.sync 1, 64;\nbra $end;\n$first:\nbar.sync 1, 96;\n$end:"
+    )
     assert "96 threads" in finding(different, "barrier", block=96).text
 
 
