@@ -21,6 +21,7 @@ class Progress:
         total: points this study will have at most.
         tried: outcomes of earlier runs.
         budget_s: seconds of this run.
+        predicted_s: how long it should take; said until there is a pace.
     """
 
     def __init__(
@@ -31,10 +32,11 @@ class Progress:
         total: int,
         tried: list[Outcome],
         budget_s: float,
+        predicted_s: float = float("inf"),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stream, self._label, self._total, self._clock = stream, label, total, clock
-        self._started, self._budget_s = clock(), budget_s
+        self._started, self._budget_s, self._predicted_s = clock(), budget_s, predicted_s
         self._before = self._done = len(tried)
         self._failures = Counter(one.status for one in tried if one.status != "ok")
         self._best = min((one.score for one in tried), default=float("inf"))
@@ -77,7 +79,8 @@ class Progress:
         spent = self._clock() - self._started
         left = max(0.0, self._budget_s - spent)
         done = self._done - self._before
-        return min(left, spent / done * (self._total - self._done)) if done else left
+        expected = spent / done * (self._total - self._done) if done else self._predicted_s - spent
+        return min(left, max(0.0, expected))
 
     def _show(self, *, force: bool) -> None:
         now = self._clock()

@@ -57,9 +57,11 @@ def open_storage(storage: str) -> Iterator[Any]:  # Any: optuna is untyped to my
     """
     if "://" in storage:
         try:
-            yield optuna.storages.RDBStorage(storage)
-        except (ImportError, optuna.exceptions.StorageInternalError) as error:
-            raise TunerError(f"--storage {storage.split('://')[0]}://...: cannot be used: {error}") from error
+            database = optuna.storages.RDBStorage(storage)
+        except Exception as error:  # of Optuna, SQLAlchemy or any database's own package
+            reason = str(error).splitlines()[0]
+            raise TunerError(f"--storage {storage.split('://')[0]}://...: cannot be used: {reason}") from error
+        yield database
         return
     path = Path(storage).absolute()  # Optuna's lock is a symbolic link to this very text, and must not dangle
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -215,7 +217,7 @@ def _require_same(name: str, where: str, known: Mapping[str, object], now: Mappi
     words = ", ".join(f"{key} (was {_short(known.get(key))}, is {_short(now[key])})" for key in changed)
     raise StudyChangedError(
         f"study {name} in {where} was made with another {words}: its figures cannot be compared with new ones. "
-        "Start another study with --storage OTHER, or go back to what it was made with"
+        "Start another study with --storage OTHER (or remove the file), or go back to what it was made with"
     )
 
 

@@ -16,7 +16,7 @@ from kernelwright.tuner.errors import TunerError
 from kernelwright.tuner.export import StudyFacts, failures
 from kernelwright.tuner.pool import Pool
 from kernelwright.tuner.progress import Progress
-from kernelwright.tuner.report import plan_text
+from kernelwright.tuner.report import plan_text, predicted_minutes
 from kernelwright.tuner.results import Choice, Outcome, choose
 from kernelwright.tuner.search import Budget, search
 from kernelwright.tuner.space import Space
@@ -115,7 +115,12 @@ def tune(
         end = "every point tried" if not ledger.num_free else "trials spent"
         if left:
             progress = Progress(
-                stream, label=label, total=request.num_planned, tried=before, budget_s=request.budget.seconds
+                stream,
+                label=label,
+                total=request.num_planned,
+                tried=before,
+                budget_s=request.budget.seconds,
+                predicted_s=60 * predicted_minutes(pool, left, request.jobs),
             )
             started = time.monotonic()
             print("tuner: preparing (a minute or two on a machine's first run)", file=stream, flush=True)

@@ -151,6 +151,15 @@ def test_a_database_url_is_a_storage_too(tmp_path):
     assert len(run(replace(request, resume=True, budget=replace(request.budget, trials=9))).outcomes) == 9
 
 
+@pytest.mark.parametrize(
+    "url", ["nosuch://host/db", "sqlite:////proc/none/studies.db", "postgresql://user:pw@localhost:1/db"]
+)
+def test_a_database_that_cannot_be_used_is_said_so_without_its_password(tmp_path, url):
+    with pytest.raises(TunerError, match=r"--storage \w+://\.\.\.: cannot be used") as caught:
+        run(replace(make_request(tmp_path), storage=url))
+    assert ":pw@" not in str(caught.value)
+
+
 def test_two_runs_do_not_share_a_journal(tmp_path):
     class Nested(FakeCompiler):
         def compile(self, variants):
