@@ -21,6 +21,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 CUDA_SUCCESS = 0
+NEED_TORCH = {"kernels", "runtime"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,8 +39,18 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell starts background jobs with SIGINT ignored, and children inherit that: tests of Ctrl-C would hang.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if in_ci() and importlib.util.find_spec("torch") is None:
+    if in_ci() and not has_torch():
         raise pytest.UsageError("CI=true and torch is not installed: run scripts/bootstrap.py")
+
+
+def pytest_report_header() -> list[str]:
+    return [] if has_torch() else [f"no torch: tests/{', tests/'.join(sorted(NEED_TORCH))} are left out"]
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out folders whose tests all need torch where there is none (never so in CI)."""
+    unusable = collection_path.parent == ROOT / "tests" and collection_path.name in NEED_TORCH
+    return True if unusable and not has_torch() else None
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -74,6 +85,10 @@ def is_required(item: pytest.Item, reason: str) -> bool:
 
 def in_ci() -> bool:
     return os.environ.get("CI", "").lower() == "true"
+
+
+def has_torch() -> bool:
+    return importlib.util.find_spec("torch") is not None
 
 
 @functools.cache

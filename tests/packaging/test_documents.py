@@ -43,6 +43,18 @@ def test_files_that_are_named_exist(path):
     assert missing == []
 
 
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_tests_that_are_named_exist(path):
+    """`test_file.py::test_name`, or `::test_name` of the file named before it."""
+    missing, file = [], ""
+    for named, test in re.findall(r"`(?:[\w/]*?)(test_\w+\.py)?::(test_\w+)", text_of(path)):
+        file = named or file
+        texts = [found.read_text() for found in (ROOT / "tests").rglob(file)]
+        if not any(f"def {test}(" in text for text in texts):
+            missing.append(f"{file}::{test}")
+    assert missing == []
+
+
 def verbs(tool: str) -> set[str]:
     """Commands of `gen` or `tuner`, from its own help."""
     code = f"import sys; from kernelwright.{tool}.cli import main; sys.exit(main(['--help']))"
