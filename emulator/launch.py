@@ -29,7 +29,7 @@ Access = Literal["read", "write", "read_write"]
 _ACCESS: dict[str, int] = {"read": 1, "write": 2, "read_write": 3}
 CHECKS = ("memory", "init", "async", "barrier")
 _ATTRIBUTE_CLUSTER_DIMENSION = 4
-_KERNEL_MAX_DYNAMIC_SHARED = 8
+_KERNEL_SHARED_SIZE, _KERNEL_MAX_DYNAMIC_SHARED, _DEVICE_SHARED_OPTIN = 1, 8, 97
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +113,7 @@ def driver() -> ctypes.CDLL:
     lib.cuLibraryLoadData.argtypes = (ctypes.c_void_p, ctypes.c_char_p, *options, *options)
     lib.cuLibraryGetKernel.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)
     lib.cuLibraryUnload.argtypes = (ctypes.c_void_p,)
+    lib.cuKernelGetAttribute.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
     lib.cuKernelSetAttribute.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
     lib.cuKernelGetParamInfo.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p)
     lib.cuLaunchKernelEx.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
@@ -161,6 +162,11 @@ class Module:
     def _kernel(self, name: str) -> ctypes.c_void_p:
         kernel = ctypes.c_void_p()
         if self._lib.cuLibraryGetKernel(ctypes.byref(kernel), self._handle, name.encode()):
+            raise EmulatorError(_message(self._lib))
+        static, most = ctypes.c_int(), ctypes.c_int()
+        self._lib.cuKernelGetAttribute(ctypes.byref(static), _KERNEL_SHARED_SIZE, kernel, 0)
+        self._lib.cuDeviceGetAttribute(ctypes.byref(most), _DEVICE_SHARED_OPTIN, 0)
+        if self._lib.cuKernelSetAttribute(_KERNEL_MAX_DYNAMIC_SHARED, max(most.value - static.value, 0), kernel, 0):
             raise EmulatorError(_message(self._lib))
         return kernel
 
@@ -231,8 +237,6 @@ class Module:
             attribute.value[:3] = list(_three(cluster))
             config.attributes = ctypes.pointer(attribute)
             config.num_attributes = 1
-        if self._lib.cuKernelSetAttribute(_KERNEL_MAX_DYNAMIC_SHARED, shared_bytes, handle, 0):
-            raise EmulatorError(_message(self._lib))
         options = f"checks={_checks(checks)},seed={seed},on_finding={on_finding}"
         if counters is not None:
             options += f",counters={int(counters)}"

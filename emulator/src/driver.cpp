@@ -99,7 +99,8 @@ int load(void** library, const char* image) {
     std::lock_guard<std::mutex> lock(p.mutex);
     const int sm = p.config.device.sm;
     if (module->target_sm > sm || (module->target_specific && module->target_sm != sm))
-        return fail(kNoBinary, "the PTX is for sm_" + std::to_string(module->target_sm) + (module->target_specific ? "a" : "") + ", the emulated device is sm_" + std::to_string(sm));
+        return fail(kNoBinary, "the PTX is for sm_" + std::to_string(module->target_sm) + (module->target_specific ? "a" : "") + ", the emulated device is sm_" + std::to_string(sm) +
+                                   "; set sm=" + std::to_string(module->target_sm) + " to run it");
     p.modules.insert(module.get());
     for (const auto& kernel : module->kernels) p.kernels.insert(kernel.get());
     *library = module.release();

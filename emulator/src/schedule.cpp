@@ -119,12 +119,14 @@ class BlockRunner {
     void run_together(Warp& warp) {
         while (warp.splits.size() == 1 && warp.splits[0].state == SplitState::Ready && !turn_over()) {
             Split& split = warp.splits[0];
-            const uint32_t n = run_[split.pc];
+            const uint32_t whole = run_[split.pc];
+            const uint32_t n = static_cast<uint32_t>(std::min<uint64_t>(whole, turn_end_ - launch_.counters.warp_instructions));
             if (n) {
                 account(warp, split.pc, n, split.mask);
                 execute(warp, split.pc, n, split.mask);
                 split.pc += n;
             }
+            if (n < whole) return;
             control(warp, 0);
         }
     }

@@ -25,7 +25,7 @@ def kernel(body: str, params: str = ".param .u64 out", *, before: str = "", name
 
 
 def elementwise(instruction: str, inputs: list[np.ndarray], out_dtype: type, **launch: object) -> np.ndarray:
-    """Run `instruction` once a thread. It names its operands {d}, {a}, {b}, {c}, {e} and may use predicates %p1 to %p9."""
+    """Run `instruction` once a thread. Its operands are {d}, {a}, {b}, {c}, {e}; predicates %p1 to %p9 are free."""
     count = inputs[0].size
     out_dtype = np.dtype(out_dtype)
     names = [f"p{i}" for i in range(len(inputs))]

@@ -271,11 +271,20 @@ def test_exp2_is_within_two_units_and_right_at_the_edges():
     )
 
 
-@pytest.mark.parametrize(
-    ("op", "f", "low"),
-    [("lg2", np.log2, 0), ("rsqrt", lambda x: x**-0.5, 0), ("rcp", lambda x: 1 / x, -1), ("tanh", np.tanh, -1), ("sin", np.sin, -1), ("cos", np.cos, -1), ("sqrt", np.sqrt, 0)],
-)  # fmt: skip
-def test_approximate_functions(op, f, low):
+APPROXIMATE = {
+    "lg2": np.log2,
+    "sqrt": np.sqrt,
+    "rsqrt": lambda x: x**-0.5,
+    "rcp": lambda x: 1 / x,
+    "tanh": np.tanh,
+    "sin": np.sin,
+    "cos": np.cos,
+}
+
+
+@pytest.mark.parametrize("op", APPROXIMATE)
+def test_approximate_functions(op):
+    f, low = APPROXIMATE[op], 0 if op in ("lg2", "sqrt", "rsqrt") else -1
     x = (RNG.uniform(low, 1, 2000) * 3 + 1e-3).astype(np.float32)
     flush = "" if op == "tanh" else ".ftz"
     assert ulps(elementwise(f"{op}.approx{flush}.f32 {{d}}, {{a}};", [x], np.float32), f(x.astype(np.float64))) <= 1
@@ -293,7 +302,8 @@ COMPARE = {
 
 @pytest.mark.parametrize("op", COMPARE)
 def test_comparisons(op):
-    for kind, a, b in (("s32", ints(np.int32), ints(np.int32)), ("u32", ints(np.uint32), ints(np.uint32)), ("s64", ints(np.int64), ints(np.int64)), ("u16", ints(np.uint16), ints(np.uint16))):  # fmt: skip
+    for kind, dtype in {"s32": np.int32, "u32": np.uint32, "s64": np.int64, "u16": np.uint16}.items():
+        a, b = ints(dtype), ints(dtype)
         b[::3] = a[::3]
         got = elementwise(f"setp.{op}.{kind} %p1, {{a}}, {{b}}; selp.u32 {{d}}, 1, 0, %p1;", [a, b], np.uint32)
         same_bits(got, COMPARE[op](a, b).astype(np.uint32))

@@ -64,7 +64,16 @@ def test_contexts_are_a_stack_for_each_thread(lib):
     assert lib.cuDevicePrimaryCtxRelease_v2(0) == 0
 
 
-@pytest.mark.parametrize(("setting", "allowed"), [("colour=red", "known are name, sm"), ("sm=", "positive"), ("checks=some", "memory"), ("seed=-1", "whole"), ("on_finding=shrug", "collect")])  # fmt: skip
+REFUSED = {
+    "colour=red": "known are name, sm",
+    "sm=": "positive",
+    "checks=some": "memory",
+    "seed=-1": "whole",
+    "on_finding=shrug": "collect",
+}
+
+
+@pytest.mark.parametrize(("setting", "allowed"), REFUSED.items())
 def test_an_unknown_setting_is_refused_with_what_is_allowed(lib, setting, allowed):
     assert lib.kw_configure(setting.encode()) != 0
     assert allowed in message(lib)
@@ -109,9 +118,9 @@ def test_impossible_launches_are_refused():
 def test_more_dynamic_shared_memory_than_was_set_is_refused(lib):
     from kernelwright.emulator.launch import _LaunchConfig
 
-    module = emu.load(kernel("", ""))
-    found = module._kernel("k")
-    value = ctypes.c_int()
+    handle, found, value = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_int()
+    assert lib.cuLibraryLoadData(ctypes.byref(handle), kernel("", "").encode(), *LOAD_REST) == 0
+    assert lib.cuLibraryGetKernel(ctypes.byref(found), handle, b"k") == 0
     assert lib.cuKernelGetAttribute(ctypes.byref(value), 8, found, 0) == 0
     assert value.value == 49152
     config = _LaunchConfig(grid=(1, 1, 1), block=(32, 1, 1), shared_bytes=50_000)
@@ -146,7 +155,8 @@ def test_arguments_are_checked():
 def test_tensors_are_taken_by_their_exact_extent():
     torch = pytest.importorskip("torch")
     whole = torch.zeros(64, dtype=torch.int32)
-    body = "mov.u32 %r1, %tid.x; ld.param.u64 %rd1, [out]; mul.wide.u32 %rd2, %r1, 8; add.s64 %rd1, %rd1, %rd2; st.global.u32 [%rd1], %r1;"
+    body = "mov.u32 %r1, %tid.x; ld.param.u64 %rd1, [out]; mul.wide.u32 %rd2, %r1, 8;"
+    body += "add.s64 %rd1, %rd1, %rd2; st.global.u32 [%rd1], %r1;"
     run(kernel(body), [whole[::2]])
     assert torch.equal(whole[::2], torch.arange(32, dtype=torch.int32))
     with pytest.raises(emu.EmulatorError, match="out_of_bounds"):
@@ -164,7 +174,7 @@ def test_error_names(lib):
 
 def test_memory_of_another_device_is_refused():
     class Elsewhere:
-        class device:  # noqa: N801
+        class device:
             type = "cuda"
 
         def data_ptr(self) -> int:

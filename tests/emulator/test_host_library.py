@@ -59,7 +59,8 @@ def test_processes_that_build_at_once_agree(project):
     code = (
         "import sys; from pathlib import Path; from kernelwright.emulator.host_library import compile_shared;"
         "p = Path(sys.argv[1]);"
-        "print(compile_shared([p / 'answer.c'], ['-O1'], 'libanswer.so', p / 'cache', depends=[p / 'value.h'], language='c'))"
+        "print(compile_shared([p / 'answer.c'], ['-O1'], 'libanswer.so', p / 'cache', depends=[p / 'value.h'],"
+        "                     language='c'))"
     )
     children = [
         subprocess.Popen([sys.executable, "-c", code, str(project)], stdout=subprocess.PIPE, text=True)
