@@ -12,7 +12,7 @@ import torch
 from .errors import KernelError, NoKernelError
 from .gate import Verdict, judge
 from .module import DispatchModule
-from .problems import TORCH_DTYPES, Problem, guarded, make_inputs, problems_for
+from .problems import TORCH_DTYPES, Problem, describe_coverage, guarded, make_inputs, problems_for
 from .support import device_key
 from .table import KernelRecord
 
@@ -73,6 +73,7 @@ class CheckResult:
         checked = [one for one in self.variants if not one.skipped]
         failed = sum(not one.passed for one in checked)
         lines = [str(one) for one in self.variants]
+        lines.append(describe_coverage([result.problem for one in self.variants for result in one.results]))
         lines.append(f"{self.module} on {self.by}: {len(checked)} kernels checked, {failed} failed")
         return "\n".join(lines)
 
@@ -84,6 +85,7 @@ def check_module(
     device: object = None,
     seed: int = 0,
     variants: Sequence[str] | None = None,
+    only_random: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> CheckResult:
     """Run each kernel on its own problems and compare, with the checker that the module ships.
@@ -94,6 +96,7 @@ def check_module(
         device: as torch takes it; None is the GPU if there is one, else the CPU (the emulator).
         seed: of the inputs; equal seeds give equal inputs on every device.
         variants: names of kernels; None is all.
+        only_random: leave out the fixed problems that each kernel otherwise gets first.
         progress: called with a line per kernel.
 
     Raises:
@@ -113,12 +116,15 @@ def check_module(
     records = {name: one for table in reversed(engine.tables()) for name, one in table.kernels.items()}
     names = sorted(records) if variants is None else list(variants)
     results = []
-    for name in names:
+    for index, name in enumerate(names):
         if name not in records:
             raise NoKernelError(f"{engine.package} holds no variant {name}; it holds: {', '.join(sorted(records))}")
         with dispatch.force_variant(name), dispatch.attention.without_warning():
+            chosen = problems_for(
+                records[name].problem, records[name].schedule, problems, seed + index, only_random=only_random
+            )
             reason = next((one.why_illegal for one in engine.route(key).choices if one.why_illegal), "")
-            found = () if reason else _check_variant(dispatch, records[name], problems, seed, key.type)
+            found = () if reason else _check_variant(dispatch, records[name], chosen, seed, key.type)
         results.append(VariantResult(variant=name, results=found, skipped=reason))
         if progress:
             progress(str(results[-1]))
@@ -127,10 +133,9 @@ def check_module(
 
 
 def _check_variant(
-    dispatch: DispatchModule, record: KernelRecord, count: int, seed: int, device_type: str
+    dispatch: DispatchModule, record: KernelRecord, chosen: Sequence[Problem], seed: int, device_type: str
 ) -> tuple[ProblemResult, ...]:
     block_n = int(str(record.schedule.get("block_n", 64)))
-    chosen = problems_for(record.problem, record.schedule, count, seed)
     device = torch.device(device_type)
     return tuple(
         check_problem(dispatch, problem, block_n=block_n, seed=seed + index, device=device)

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -278,9 +278,11 @@ class Engine:
 
 def reasons_against(choices: Sequence[Candidate], call: Call, limit: int = 8) -> list[str]:
     """Return one line per variant that does not answer, those that come nearest first."""
-    nearness: Callable[[Candidate], int] = lambda one: (  # noqa: E731
-        (one.kernel.dtype == call.dtype) + (one.kernel.problem.get("head_dim") == call.sizes.get("head_dim"))
-    )
+
+    def nearness(one: Candidate) -> int:
+        same_head_dim = one.kernel.problem.get("head_dim") == call.sizes.get("head_dim")
+        return (one.kernel.dtype == call.dtype) + same_head_dim
+
     lines: dict[str, str] = {}
     for one in sorted(choices, key=nearness, reverse=True):
         reason = one.why_unfit(call)

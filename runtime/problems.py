@@ -6,7 +6,7 @@ Every tensor lies in a larger buffer of NaN, so that a read beside it spoils the
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -46,13 +46,15 @@ class Problem:
         return asdict(self)
 
 
-def problems_for(problem: Mapping[str, object], schedule: Mapping[str, object], count: int, seed: int) -> list[Problem]:
-    """Return `count` problems for a kernel: the telling ones first, then random ones."""
+def problems_for(
+    problem: Mapping[str, object], schedule: Mapping[str, object], count: int, seed: int, *, only_random: bool = False
+) -> list[Problem]:
+    """Return `count` problems for a kernel: the telling ones first (unless `only_random`), then random ones."""
     block_m = int(str(schedule.get("block_m", 128)))
     block_n = int(str(schedule.get("block_n", 64)))
     num_stages = int(str(schedule.get("num_stages", 2)))
     drawn = _drawn(block_m, block_n, random.Random(seed))
-    chosen = [*_telling(block_m, block_n, num_stages * block_n)][:count]
+    chosen = [] if only_random else [*_telling(block_m, block_n, num_stages * block_n)][:count]
     chosen += [next(drawn) for _ in range(count - len(chosen))]
     head_dim, dtype = int(str(problem["head_dim"])), str(problem["dtype"])
     return [
@@ -78,15 +80,39 @@ def _telling(block_m: int, block_n: int, ring: int) -> Iterator[dict[str, object
 
 def _drawn(block_m: int, block_n: int, generator: random.Random) -> Iterator[dict[str, object]]:
     while True:
+        group = generator.randint(1, 8)
+        many = group <= 2  # at most 8 heads in all, which keeps the reference quick
         yield {
             "seqlen_q": generator.randint(1, 2 * block_m + 2),
             "seqlen_k": generator.randint(1, 4 * block_n + 2),
-            "batch": generator.randint(1, 2),
-            "num_heads_kv": generator.randint(1, 2),
-            "group": generator.choice([1, 2, 4]),
+            "batch": generator.randint(1, 2) if many else 1,
+            "num_heads_kv": generator.randint(1, 2) if many else 1,
+            "group": group,
             "layout": generator.choice(["plain", "heads_first", "padded_heads", "expanded"]),
             "kind": generator.choice(["random", "random", "needle"]),
         }
+
+
+def describe_coverage(problems: Sequence[Problem]) -> str:
+    """Return a line that says what kinds of problems these are."""
+    if not problems:
+        return "no problems"
+
+    def share(predicate: Callable[[Problem], bool]) -> str:
+        return f"{100 * sum(map(predicate, problems)) // len(problems)} %"
+
+    def values(name: str) -> str:
+        found = sorted({getattr(problem, name) for problem in problems})
+        return " ".join(map(str, found)) if len(found) < 6 else f"{found[0]} to {found[-1]} ({len(found)} values)"
+
+    return (
+        f"{len(problems)} problems: head_dim {values('head_dim')}, group {values('group')}, "
+        f"seqlen_q odd {share(lambda one: one.seqlen_q % 2 == 1)}, "
+        f"seqlen_k odd {share(lambda one: one.seqlen_k % 2 == 1)}, "
+        f"seqlen_q > seqlen_k {share(lambda one: one.seqlen_q > one.seqlen_k)}, "
+        f"causal {share(lambda one: one.is_causal)}, permuted or expanded {share(lambda one: one.layout != 'plain')}, "
+        f"needle {share(lambda one: one.kind == 'needle')}"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -27,8 +27,9 @@ SCHEDULE = {"block_m": 32, "block_n": 16, "num_stages": 2}
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_reference_agrees_with_torch(causal, make_tensors):
     q, k, v = make_tensors(seqlen_q=9, seqlen_k=9)
-    heads_first = [one.double().transpose(1, 2) for one in (q, k, v)]
-    expected = torch.nn.functional.scaled_dot_product_attention(*heads_first, is_causal=causal, enable_gqa=True)
+    repeated = [q, k.repeat_interleave(2, dim=2), v.repeat_interleave(2, dim=2)]
+    heads_first = [one.double().transpose(1, 2) for one in repeated]
+    expected = torch.nn.functional.scaled_dot_product_attention(*heads_first, is_causal=causal)
     found = reference(q, k, v, None, is_causal=causal)
     torch.testing.assert_close(found.out, expected.transpose(1, 2), atol=1e-12, rtol=0)
 
