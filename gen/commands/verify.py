@@ -24,6 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--problems", type=int, default=12, metavar="N", help="problems a kernel (default: 12)")
     parser.add_argument("--seed", type=int, default=0, help="of the inputs (default: 0)")
+    parser.add_argument(
+        "--random", action="store_true", help="only random problems, not the fixed ones that come first"
+    )
     parser.add_argument("--variant", nargs="+", metavar="NAME", help="these kernels only")
     parser.add_argument("--device", default="cpu", help="cpu for the emulator (default), or cuda")
 
@@ -100,6 +103,7 @@ def _check(args: argparse.Namespace, folder: Path) -> Any:  # Any: the module's 
                 device=args.device,
                 seed=args.seed,
                 variants=args.variant,
+                only_random=args.random,
                 progress=progress,
             )
     except module.KernelError as error:
