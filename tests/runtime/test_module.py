@@ -146,6 +146,22 @@ def test_gpus_are_opened_through_the_driver_with_what_it_reports(fake, stand_in,
     assert "retain 1" in stand_in_log and "retain 0" not in stand_in_log
 
 
+@pytest.mark.parametrize(("kernel_sm", "arch"), [(80, "sm80"), (100, "sm90a")])
+def test_no_kernel_names_an_architecture_that_helps(new_module, stand_in, monkeypatch, kernel_sm, arch):
+    """The device is sm90: kernels for sm80 run there, kernels for sm100 do not."""
+    monkeypatch.setenv("KERNELWRIGHT_DRIVER", str(stand_in.path))
+    fake = new_module()
+    fake.add(sm=kernel_sm)
+    fake.write()
+    module = fake.load()
+    routes = importlib.import_module(f"{fake.folder.name}._runtime.routes")
+    devices = importlib.import_module(f"{fake.folder.name}._runtime.devices")
+    call = routes.Call(operation="flash_fwd", dtype="bf16", flags={"is_causal": True}, sizes={"head_dim": 96})
+    with pytest.raises(module.NoKernelError) as caught:
+        module._module.engine.kernel_for(devices.DeviceKey(type="cuda", index=1), call)
+    assert str(caught.value).splitlines()[-1] == f"gen build --arch {arch} --head-dim 96 --dtype bf16"
+
+
 def test_without_a_driver_the_error_says_so(fake, monkeypatch):
     monkeypatch.setenv("KERNELWRIGHT_DRIVER", "libnowhere.so.1")
     with pytest.raises(fake.load().DriverError, match=r"libnowhere\.so\.1 cannot be opened"):
