@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -211,6 +212,29 @@ def test_a_forgotten_wait_in_a_real_kernel_is_found_with_its_cuda_line():
     assert found.kind == "async_read"
     assert found.cuda_file == "flash_fwd.cu"
     assert found.cuda_line > 0
+
+
+SYNCHRONISATION = re.compile(r"(cp\.async\.wait_group \d+;|cp\.async\.commit_group;|bar\.sync \t?0;)")
+# In order of the text: the first commit only merges two groups that are waited for together, and what follows the last
+# wait stays inside a warp. Without either the kernel is still right.
+NEEDED = [False, True, True, True, True, True, True, False]
+
+
+@pytest.mark.parametrize(("index", "is_needed"), enumerate(NEEDED))
+def test_every_synchronisation_that_is_needed_is_missed_when_gone(index, is_needed):
+    text = (PTX / "flash_fwd.ptx").read_text()
+    places = [match.start() for match in SYNCHRONISATION.finditer(text)]
+    assert len(places) == len(NEEDED)
+    module = emu.load(text[: places[index]] + "//" + text[places[index] :])
+    kinds = set()
+    for seed in range(4):
+        for shape in ((1, 1, 1, 128, 128), (1, 1, 1, 64, 320)):
+            try:
+                Flash(*shape).launch(module, seed=seed)
+            except emu.EmulatorError as error:
+                assert error.report is not None
+                kinds.add(error.report.findings[0].kind)
+    assert bool(kinds) == is_needed
 
 
 def test_an_unguarded_tail_in_a_real_kernel_is_found(flash):
