@@ -48,9 +48,21 @@ def pytest_report_header() -> list[str]:
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Leave out folders whose tests all need torch where there is none (never so in CI)."""
+    """Leave out folders whose `conftest.py` needs torch where there is none (never so in CI)."""
     unusable = collection_path.parent == ROOT / "tests" and collection_path.name in NEED_TORCH
     return True if unusable and not has_torch() else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """A file that imports torch is skipped where there is none."""
+    report = yield
+    if report.failed and not has_torch() and "No module named 'torch'" in str(report.longrepr):
+        report.outcome = "skipped"
+        report.longrepr = (str(collector.path), 0, "Skipped: torch: not installed")
+    return report
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -40,7 +41,8 @@ def sdist(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def unpacked(sdist, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("unpacked")
-    shutil.unpack_archive(sdist, folder)
+    safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # Python 3.11.2 has no filters yet
+    shutil.unpack_archive(sdist, folder, **safely)
     (top,) = folder.iterdir()
     return top
 
