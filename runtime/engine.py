@@ -268,7 +268,8 @@ class Engine:
         # The architecture of the kernels that do run here, such as sm80's on a newer GPU; else the device's own.
         running = {(one.kernel.sm, one.kernel.is_arch_specific) for one in route.choices if one.image}
         sm, is_arch_specific = max(running, default=(device.sm, device.sm == 90))
-        add = f"gen build --arch sm{sm}{'a' if is_arch_specific else ''} --head-dim {call.sizes['head_dim']} --dtype {call.dtype}"
+        arch = f"sm{sm}{'a' if is_arch_specific else ''}"
+        add = f"gen build --arch {arch} --head-dim {call.sizes['head_dim']} --dtype {call.dtype}"
         return "\n".join([head, *reasons, "Build one:", add])
 
     def report(self) -> dict[str, object]:
