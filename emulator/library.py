@@ -20,7 +20,7 @@ _COMMON = ("driver", "launch", "report", "select", "checks", "barriers", "schedu
 _FLAGS = ("-std=c++17", "-fvisibility=hidden", "-fwrapv", "-fno-strict-aliasing")
 # Arithmetic as written: no contraction into fma. errno and floating-point exceptions are nobody's business here.
 _ARITHMETIC = ("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
-_AVX2 = ("-O3", *_ARITHMETIC, "-DKW_ISA=isa_avx2", "-mavx2", "-mfma", "-mf16c", "-mbmi", "-mlzcnt", "-mpopcnt")
+_AVX2 = ("-O3", *_ARITHMETIC, "-DKW_ISA=isa_avx2", "-mavx2", "-mfma", "-mf16c", "-mbmi", "-mpopcnt")
 _LINK = ("-static-libstdc++", "-static-libgcc", "-Wl,--version-script={dir}/exports.map", "-lm")
 
 

@@ -1,4 +1,7 @@
-"""Environment variables the emulator reads; each is listed in docs/settings.md."""
+"""Environment variables the emulator reads; each is listed in docs/settings.md.
+
+The library itself reads one more: KERNELWRIGHT_EMULATOR_BASELINE, set to anything, keeps it from using AVX2.
+"""
 
 from __future__ import annotations
 

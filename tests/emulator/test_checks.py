@@ -220,7 +220,7 @@ SYNCHRONISATION = re.compile(r"(cp\.async\.wait_group \d+;|cp\.async\.commit_gro
 NEEDED = [False, True, True, True, True, True, True, False]
 
 
-@pytest.mark.parametrize(("index", "is_needed"), enumerate(NEEDED))
+@pytest.mark.parametrize(("index", "is_needed"), list(enumerate(NEEDED)))
 def test_every_synchronisation_that_is_needed_is_missed_when_gone(index, is_needed):
     text = (PTX / "flash_fwd.ptx").read_text()
     places = [match.start() for match in SYNCHRONISATION.finditer(text)]

@@ -73,7 +73,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("setting", "allowed"), REFUSED.items())
+@pytest.mark.parametrize(("setting", "allowed"), list(REFUSED.items()))
 def test_an_unknown_setting_is_refused_with_what_is_allowed(lib, setting, allowed):
     assert lib.kw_configure(setting.encode()) != 0
     assert allowed in message(lib)

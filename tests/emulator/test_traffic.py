@@ -55,7 +55,8 @@ def test_a_sector_is_counted_once_an_access(stride, sectors, reverse):
 
 def test_operations_are_counted_for_active_lanes_only():
     body = (
-        "mov.u32 %r1, %tid.x; setp.lt.u32 %p1, %r1, 5; mov.f32 %f1, 0f3F800000; ex2.approx.ftz.f32 %f2, %f1;"
+        "mov.u32 %r1, %tid.x; setp.lt.u32 %p1, %r1, 5;"
+        "mov.f32 %f1, 0f3F800000; ex2.approx.ftz.f32 %f2, %f1;"
         "@%p1 ex2.approx.ftz.f32 %f3, %f1; @%p1 bra $few;"
         "fma.rn.f32 %f4, %f1, %f1, %f1;\n$few:\nadd.f32 %f5, %f1, %f1;"
     )
@@ -69,7 +70,8 @@ def test_cache_hints_and_orderings_change_nothing():
         "mov.u32 %r1, %tid.x; ld.param.u64 %rd1, [out]; mul.wide.u32 %rd2, %r1, 16; add.s64 %rd1, %rd1, %rd2;"
         "createpolicy.fractional.L2::evict_first.b64 %rd5, 0f3F800000;"
         "ld.global.nc.L1::no_allocate.L2::128B.v4.f32 {%f1, %f2, %f3, %f4}, [%rd1];"
-        "ld.relaxed.gpu.global.u32 %r2, [%rd1]; ld.global.L2::cache_hint.u32 %r3, [%rd1], %rd5; ld.global.cg.u32 %r4, [%rd1];"
+        "ld.relaxed.gpu.global.u32 %r2, [%rd1]; ld.global.L2::cache_hint.u32 %r3, [%rd1], %rd5;"
+        "ld.global.cg.u32 %r4, [%rd1];"
         "add.u32 %r2, %r2, %r3; add.u32 %r2, %r2, %r4; membar.gl; fence.acq_rel.gpu;"
         "prefetch.global.L2 [%rd1]; st.global.cs.u32 [%rd1], %r2; red.release.gpu.global.add.u32 [%rd1], 1;"
     )
