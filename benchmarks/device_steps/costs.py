@@ -1,0 +1,49 @@
+"""What tasks took in earlier runs, from which the next one is estimated."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+COSTS_FILE = Path(__file__).with_name("costs.json")
+SCHEMA = 1
+_KEPT = 4  # significant digits would pretend; tenths of a second are enough
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """Median seconds of a task by `<step>/<unit>`, of one kind of run (`cuda`, `emulator-quick`, ...)."""
+
+    medians: Mapping[str, float]
+
+    def seconds(self, step: str, unit: str, default: float) -> float:
+        return float(self.medians.get(f"{step}/{unit}", default))
+
+
+def kind_of_run(driver: str, *, quick: bool) -> str:
+    """Return the name under which costs are kept."""
+    return f"{driver}-quick" if quick else driver
+
+
+def read_costs(kind: str, path: Path = COSTS_FILE) -> Costs:
+    """Return the recorded costs of a kind of run; none where nothing was recorded."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))  # Any: JSON
+    except FileNotFoundError:
+        content = {}
+    medians = content.get("costs", {}).get(kind, {})
+    return Costs(medians={name: float(value) for name, value in medians.items()})
+
+
+def median_costs(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the medians of the tasks that these records tell of. Any: JSON."""
+    found: dict[str, list[float]] = {}
+    for record in records:
+        task = record.get("task")
+        if isinstance(task, dict):
+            found.setdefault(f"{record['step']}/{task['unit']}", []).append(float(task["wall_s"]))
+    return {name: round(statistics.median(values), _KEPT) for name, values in sorted(found.items())}

@@ -1,0 +1,58 @@
+"""The dispatch module under test, as the processes that use it see it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+def load_module(module_dir: str | Path) -> Any:  # Any: a module imported at run time
+    """Import the module; on CPU tensors it is the emulator that launches, which it does not warn of here."""
+    folder = Path(module_dir).resolve()
+    if str(folder.parent) not in sys.path:
+        sys.path.insert(0, str(folder.parent))
+    module = importlib.import_module(folder.name)
+    warnings.simplefilter("ignore", module.EmulationWarning)
+    return module
+
+
+def part_of(module: Any, name: str) -> Any:  # Any: as above
+    """Return a part of the run time that the module ships, such as `check`."""
+    return importlib.import_module(f"{module.__name__}._runtime.{name}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """A kernel of the module, from its built-in table. `ptx_sha256` is its identity everywhere."""
+
+    name: str
+    operation: str
+    sm: int
+    dtype: str
+    head_dim: int
+    is_causal: bool
+    schedule: dict[str, Any]  # Any: JSON
+    ptx_sha256: str
+
+
+def kernels_of(module_dir: Path) -> list[Kernel]:
+    """Return the kernels of a module, in the order of its table, without importing it."""
+    table = json.loads((module_dir / "kernels" / "table.json").read_text(encoding="utf-8"))
+    return [
+        Kernel(
+            name=name,
+            operation=entry["operation"],
+            sm=entry["sm"],
+            dtype=entry["problem"]["dtype"],
+            head_dim=entry["problem"]["head_dim"],
+            is_causal=bool(entry["problem"]["is_causal"]),
+            schedule=entry["schedule"],
+            ptx_sha256=entry["files"]["ptx"]["sha256"],
+        )
+        for name, entry in table["kernels"].items()
+    ]
