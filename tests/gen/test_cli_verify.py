@@ -26,7 +26,7 @@ class Result:
     def __str__(self):
         return "the result"
 
-def check_module(module, problems, *, device, seed, variants, progress):
+def check_module(module, problems, *, device, seed, variants, only_random, progress):
     progress(f"checking on {device} with {problems} problems, seed {seed}, {variants}")
     if module.fails_to_open:
         raise module.KernelError("no such device")
