@@ -6,7 +6,12 @@ A step is a module of this package with
     plan(context) -> list[Task]   what there is to do, most telling first; touches no device
     run(task, context)            yields records, each written to disk as soon as it is yielded
 
-and a line in `steps.py`. A record is a plain dict with `step`, `key` and, if it holds a figure, `label`: `counted`,
+and a line in `steps.py`. It may also have
+
+    variants(sm, quick) -> list[Variant]   kernels it needs in the module beside the default profile's
+    table(records) -> list[str]            its lines of the final table, at most 12, from its file's records
+
+A record is a plain dict with `step`, `key` and, if it holds a figure, `label`: `counted`,
 `static`, `modelled` or `measured`. On the emulator there is no `measured`: a time is `NOT_MEASURED` there. A record
 may hold `fault` (what went wrong, in words) and `note` (why something was left out); both are shown in the table.
 
@@ -61,6 +66,8 @@ class Context:
         seed: of every random choice.
         module_dir: a dispatch module with the kernels under test.
         deadline: of the whole run, on `time.monotonic`.
+        work: folder for what is built and can be made again.
+        limit_s: how long one isolated call may take, if the user says so.
     """
 
     out: Path
@@ -69,6 +76,8 @@ class Context:
     seed: int
     module_dir: Path
     deadline: float
+    work: Path
+    limit_s: float | None
     results: Results
     costs: Costs
     isolation: Isolation
@@ -76,6 +85,11 @@ class Context:
     @property
     def device(self) -> Literal["cuda", "cpu"]:
         return "cuda" if self.driver == "cuda" else "cpu"
+
+    @property
+    def label(self) -> Literal["measured", "counted"]:
+        """The label of a figure that the kernels' results themselves give, such as an error."""
+        return "measured" if self.driver == "cuda" else "counted"
 
     def seconds_left(self) -> float:
         """Return what remains of the whole run, never less than 0."""
@@ -101,7 +115,8 @@ class Context:
         Args:
             target: as in `device_steps.speed:measure`; takes keywords, returns a dict, both JSON-able.
             kwargs: its arguments.
-            deadline_s: how long it may take, its process's start not counted; never beyond the run's own end.
+            deadline_s: how long it may take, its process's start not counted; never beyond the run's own end. The
+                user's `--task-seconds` goes before it.
             fresh: a new process with a CUDA context of its own. Else the one that answered last, if it is sound.
 
         Returns:
@@ -110,6 +125,7 @@ class Context:
             nothing and it will be tried again with --resume).
         """
         left = self.seconds_left()
+        deadline_s = deadline_s if self.limit_s is None else self.limit_s
         result = self.isolation.call(target, kwargs, min(deadline_s, left), fresh=fresh)
         if result.get("fault") == "timeout" and left < deadline_s:
             return {"fault": "out of time", "detail": f"the run ended before {deadline_s:g} s had passed"}

@@ -4,11 +4,36 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from dataclasses import dataclass
 from typing import cast
 
 from device_steps.base import Step
 
-STEPS = ("environment", "correctness", "sanitizer", "fidelity", "speed", "blocks", "tune")
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A step's place in a run.
+
+    Args:
+        name: its module in this package.
+        share: of the run's time; what one leaves over, the next may use. The last step is given all that is left.
+        needs_module: whether it runs kernels of ours.
+    """
+
+    name: str
+    share: float
+    needs_module: bool = True
+
+
+STEPS = (
+    Entry(name="environment", share=0.05, needs_module=False),
+    Entry(name="correctness", share=0.30),
+    Entry(name="sanitizer", share=0.10),
+    Entry(name="fidelity", share=0.10),
+    Entry(name="speed", share=0.30),
+    Entry(name="blocks", share=0.05),
+    Entry(name="tune", share=0.10, needs_module=False),
+)
 
 
 def find_step(name: str) -> Step | None:

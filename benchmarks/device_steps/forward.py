@@ -1,0 +1,144 @@
+"""What is done with one kernel of the forward family, in a process of its own."""
+
+from __future__ import annotations
+
+import base64
+import os
+from typing import Any
+
+from device_steps.modules import load_module, part_of
+
+LARGE: tuple[dict[str, Any], ...] = (
+    {"seqlen_q": 1, "seqlen_k": 16384, "num_heads_kv": 2, "group": 8},
+    {"seqlen_q": 1024, "seqlen_k": 1024, "batch": 3, "num_heads_kv": 4, "layout": "heads_first"},
+    {"seqlen_q": 2049, "seqlen_k": 2047, "group": 2, "kind": "needle"},
+    {"seqlen_q": 1023, "seqlen_k": 8193, "layout": "padded_heads"},
+    {"seqlen_q": 512, "seqlen_k": 16384, "kind": "needle", "group": 4},
+    {"seqlen_q": 130, "seqlen_k": 4096, "batch": 2, "num_heads_kv": 8, "group": 8},
+)
+"""Shapes that only a GPU is quick enough for; each reference stays around a second on a few cores."""
+
+
+def check(
+    *, module_dir: str, device: str, variant: str, seed: int, problems: int, large: bool
+) -> dict[str, Any]:  # Any: JSON
+    """Compare a kernel with float64, by the checker that its module ships.
+
+    Args:
+        problems: how many of its own small problems.
+        large: the large shapes instead.
+    """
+    module = load_module(module_dir)
+    checker = part_of(module, "check")
+    if not large:
+        (one,) = checker.check_module(module, problems, device=device, seed=seed, variants=[variant]).variants
+        if one.skipped:
+            return {"note": one.skipped}
+        results = one.results
+    else:
+        import torch
+
+        record = _record(module, variant)
+        make, block_n = part_of(module, "problems").Problem, int(record.schedule["block_n"])
+        common = {name: record.problem[name] for name in ("dtype", "head_dim", "is_causal")}
+        with module.force_variant(variant):
+            results = [
+                checker.check_problem(
+                    module._module,
+                    make(**common, **shape),
+                    block_n=block_n,
+                    seed=seed + 1000 + index,
+                    device=torch.device(device),
+                )
+                for index, shape in enumerate(LARGE)
+            ]
+    verdicts = [one.verdict for one in results if one.verdict is not None]
+    faults = [f"{one.problem}: {one.fault}" for one in results if one.fault]
+    answer: dict[str, Any] = {"problems": len(results), "failed": len(faults)}
+    margins = [max(one.row_margin, one.tensor_margin) for one in verdicts]
+    if margins and all(margin < float("inf") for margin in margins):
+        answer["worst_margin"] = round(max(margins), 4)
+        answer["max_error"] = max(one.max_error for one in verdicts)
+    return answer | ({"wrong": faults} if faults else {})
+
+
+def repeat(
+    *, module_dir: str, device: str, variant: str, seed: int, runs: int, outputs: list[str]
+) -> dict[str, Any]:  # Any: JSON
+    """Run a kernel again and again on one input, and count the runs in which an output's bits differ."""
+    import torch
+
+    module = load_module(module_dir)
+    problem = _repeat_problem(module, variant)
+    differing = dict.fromkeys(outputs, 0)
+    first: dict[str, torch.Tensor] = {}
+    for _ in range(runs):
+        found = _run(module, variant, problem, seed, device)
+        for name in outputs:
+            bits = found[name].contiguous().view(torch.int16 if found[name].element_size() == 2 else torch.int32).cpu()
+            differing[name] += not torch.equal(first.setdefault(name, bits), bits)
+    return {"runs": runs, "differing": differing}
+
+
+def launch(*, module_dir: str, device: str, variant: str, seed: int, emulate: str = "") -> dict[str, Any]:  # Any: JSON
+    """Run a kernel once, on the emulator for `cpu`; return each output's bytes in base64, and its element type.
+
+    Args:
+        emulate: the emulator's device and options, as in `KERNELWRIGHT_EMULATE`.
+    """
+    import torch
+
+    if emulate:
+        os.environ["KERNELWRIGHT_EMULATE"] = emulate  # of this process alone
+    module = load_module(module_dir)
+    found = _run(module, variant, _small_problem(module, variant), seed, device)
+    answer = {}
+    for name, tensor in found.items():
+        bits = tensor.contiguous().view(torch.uint8).cpu()
+        data = base64.b64encode(bytes(bits.flatten().tolist())).decode()
+        answer[name] = {"dtype": str(tensor.dtype).removeprefix("torch."), "data": data}
+    return answer
+
+
+def _record(module: Any, variant: str) -> Any:  # Any: of a module imported at run time
+    return next(table.kernels[variant] for table in module._module.engine.tables() if variant in table.kernels)
+
+
+def _run(module: Any, variant: str, problem: Any, seed: int, device: str) -> dict[str, Any]:  # Any: as above
+    """Return the outputs of one launch; they were NaN before, in buffers of NaN."""
+    import torch
+
+    problems = part_of(module, "problems")
+    block_n = int(_record(module, variant).schedule["block_n"])
+    place = torch.device(device)
+    q, k, v = problems.make_inputs(problem, block_n, seed, place)
+    out = problems.guarded(tuple(q.shape), problems.TORCH_DTYPES[problem.dtype], place).tensor
+    lse = problems.guarded((q.shape[0], q.shape[2], q.shape[1]), torch.float32, place).tensor
+    attend = module._module.attention.attend
+    with module.force_variant(variant), torch.no_grad():
+        attend(q, k, v, problem.softmax_scale, problem.is_causal, True, out, lse)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return {"out": out, "lse": lse}
+
+
+def _small_problem(module: Any, variant: str) -> Any:  # Any: as above
+    """A row tile and a bit by a key tile and a bit, two heads on one."""
+    return _problem(module, variant, rows=1, keys=1)
+
+
+def _repeat_problem(module: Any, variant: str) -> Any:  # Any: as above
+    """More tiles than the ring of stages holds."""
+    return _problem(module, variant, rows=1, keys=4)
+
+
+def _problem(module: Any, variant: str, *, rows: int, keys: int) -> Any:  # Any: as above
+    record = _record(module, variant)
+    common = {name: record.problem[name] for name in ("dtype", "head_dim", "is_causal")}
+    schedule = record.schedule
+    return part_of(module, "problems").Problem(
+        **common,
+        seqlen_q=rows * int(schedule["block_m"]) + 3,
+        seqlen_k=keys * int(schedule["block_n"]) + 5,
+        group=2,
+    )
