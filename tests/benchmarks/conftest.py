@@ -1,0 +1,6 @@
+"""Makes benchmarks/ importable, as it is for `python benchmarks/device.py`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))

@@ -1,0 +1,187 @@
+"""Golden vectors: recordings of real GPUs against the emulator, and whether the harness would notice a wrong bit."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from device_steps import golden
+from device_steps.golden_driver import WordDevice, emulator
+from device_steps.golden_inputs import Bits, decode, encode, pack, unpack
+from device_steps.golden_instructions import INSTRUCTIONS, module_text
+
+from kernelwright.build.settings import read_settings
+from kernelwright.build.toolchain import find_toolchain
+
+WRITTEN = [one for one in INSTRUCTIONS if not one.needs]
+FILES = sorted(golden.GOLDEN_DIR.glob("*.npz"))
+
+
+@pytest.fixture(scope="module")
+def device() -> WordDevice:
+    return emulator()
+
+
+@pytest.fixture(scope="module")
+def recording(device: WordDevice) -> golden.Recording:
+    """The harness with the emulator in the GPU's place."""
+    return golden.record(device)
+
+
+@pytest.mark.parametrize("path", FILES or [None], ids=lambda path: path.stem if path else "none")
+def test_the_emulator_agrees_with_every_recorded_gpu(path, device):
+    if path is None:
+        pytest.skip("no GPU has recorded its answers in tests/golden/device yet (benchmarks/device.py --only fidelity)")
+    found = golden.load(path)
+    assert not found.is_emulator
+    assert path.stat().st_size < 1_000_000
+    assert [f"{one.name}: {one.detail}" for one in golden.replay(found, device) if one.status == "differ"] == []
+
+
+def test_a_recording_survives_its_file_and_agrees_with_itself(recording, device, tmp_path):
+    path = golden.save(recording, tmp_path)
+    assert path.stat().st_size < 1_000_000
+    stored = golden.load(path)
+    assert (stored.device, stored.driver_version, stored.date) == (device.name, "13.0", recording.date)
+    outcomes = list(golden.replay(stored, device))
+    assert {one.name for one in outcomes if one.status == "agree"} == {one.name for one in WRITTEN}
+    assert all(one.difference is None or one.difference.differing == 0 for one in outcomes)
+
+
+@pytest.mark.parametrize("name", [one.name for one in WRITTEN])
+def test_a_planted_wrong_bit_is_noticed(name, recording, device):
+    instruction = next(one for one in WRITTEN if one.name == name)
+    answer = next(one for one in recording.answers if one.name == name)
+    wrong = answer.out.copy()
+    # The sign, or the highest bit, of a value that is not rounded: of the second case in the third turn of mma.
+    wrong[1, 3, 0] ^= np.uint32(0x8000 if "f16.f16.f16.f16" in name or "f16x2" in name else 0x80000000)
+    planted = replace(recording, answers=(replace(answer, out=wrong),))
+    (outcome,) = golden.replay(planted, device, instructions=[instruction])
+    assert outcome.status == "differ"
+    assert outcome.difference is not None
+    assert (outcome.difference.differing, outcome.difference.outside) == (1, 1)
+
+
+def test_the_last_bit_counts_where_the_answer_is_exact(recording, device):
+    for instruction in WRITTEN:
+        answer = next(one for one in recording.answers if one.name == instruction.name)
+        wrong = answer.out.copy()
+        wrong[1, 3, 0] ^= np.uint32(1)  # of mma this case is of small whole numbers
+        planted = replace(recording, answers=(replace(answer, out=wrong),))
+        (outcome,) = golden.replay(planted, device, instructions=[instruction])
+        wanted = "agree" if instruction.check.kind == "tolerance" else "differ"
+        assert outcome.status == wanted, instruction.name
+
+
+@pytest.mark.parametrize("kind", ["f16", "bf16"])
+@pytest.mark.parametrize("depth", [16, 8])
+def test_sums_that_are_aligned_and_cut_off_stay_within_the_bound_of_mma(kind, depth, recording):
+    name = f"mma.sync.aligned.m16n8k{depth}.row.col.f32.{kind}.{kind}.f32"
+    instruction = next(one for one in WRITTEN if one.name == name)
+    given = golden.inputs_of(instruction)
+    ours = next(one for one in recording.answers if one.name == name).out
+    num_a, num_b = depth // 4, depth // 8
+    a, b, c = (
+        decode(unpack(given[..., :num_a]), kind),
+        decode(unpack(given[..., num_a : num_a + num_b]), kind),
+        decode(given[..., num_a + num_b :], "f32"),
+    )
+    group, thread = np.arange(32) // 4, np.arange(32) % 4
+    theirs = np.zeros_like(c)
+    with np.errstate(all="ignore"):
+        for n in range(4):
+            terms = [c[:, :, n]]
+            for k in range(depth):  # element (row, k) of A and (k, column) of B, from the lanes that hold them
+                lane_a = 4 * group + k % 8 // 2
+                a_at = k % 2 + 2 * (n // 2) + 4 * (k // 8)
+                lane_b = 4 * (2 * thread + n % 2) + k % 8 // 2
+                terms.append(a[:, lane_a, a_at] * b[:, lane_b, k % 2 + 2 * (k // 8)])
+            stacked = np.stack(terms)
+            unit = np.exp2(np.floor(np.log2(np.max(np.abs(stacked), 0))) - 23)  # of the largest term
+            cut = np.where(np.isfinite(unit) & (unit > 0), np.trunc(stacked / unit) * unit, stacked)
+            theirs[:, :, n] = np.sum(cut, 0)
+        words = theirs.astype(np.float32).view(np.uint32)
+    difference = instruction.check.compare(given, ours, words)
+    assert difference.differing > 100  # the model does round otherwise
+    assert difference.outside == 0
+    assert difference.worst > 0.01  # the bound is not idle
+
+
+def test_inputs_are_the_same_for_ever():
+    digest = hashlib.sha256()
+    for instruction in WRITTEN:
+        digest.update(golden.inputs_of(instruction).astype("<u4").tobytes())
+    assert digest.hexdigest() == DIGEST, "recorded vectors are void: record them again on every GPU, or undo the change"
+
+
+DIGEST = "4ae775a1111485b3c7a24aa069be3683d26e5c73698539c6cb1d98b089cf71c1"
+
+
+def test_edge_values_are_among_the_inputs():
+    words = golden.inputs_of(next(one for one in WRITTEN if one.name == "ex2.approx.f32"))
+    values = decode(words, "f32")
+    assert np.isnan(values).any() and np.isposinf(values).any() and np.isneginf(values).any()
+    assert {0x80000000, 0x00000001, 0x7F7FFFFF} <= set(words.reshape(-1).tolist())
+    subnormal = (np.abs(values) > 0) & (np.abs(values) < 2**-126)
+    assert subnormal.any()
+
+
+@pytest.mark.parametrize("kind", ["f16", "bf16", "f32"])
+def test_bit_patterns_are_those_of_their_values(kind):
+    patterns = Bits(1, kind).floats(kind, (4, 32), -6, 5)
+    values = decode(patterns, kind)
+    assert np.array_equal(encode(values, kind), patterns)
+    assert np.abs(values).min() >= 2**-6 and np.abs(values).max() < 2**6
+    assert np.array_equal(unpack(pack(patterns)) if kind != "f32" else patterns, patterns)
+
+
+def test_what_is_not_written_yet_is_reported_as_that(recording, device):
+    outcomes = {one.name: one for one in golden.replay(recording, device)}
+    gaps = [one for one in INSTRUCTIONS if one.needs]
+    assert any("wgmma" in one.name for one in gaps) and any("swizzle" in one.name for one in gaps)
+    for gap in gaps:
+        assert recording.refused[gap.name] == "needs: sm90, not written yet"
+        assert outcomes[gap.name].status == "not compared"
+        assert outcomes[gap.name].detail == "needs: sm90, not written yet"
+
+
+def test_vectors_that_have_changed_are_not_compared(recording, device):
+    old = replace(recording, answers=tuple(replace(one, digest="0") for one in recording.answers[:1]))
+    (outcome,) = golden.replay(old, device, instructions=WRITTEN[:1])
+    assert (outcome.status, "record them again" in outcome.detail) == ("not compared", True)
+
+
+def test_the_emulators_answers_are_not_kept_among_those_of_gpus(recording):
+    with pytest.raises(golden.GoldenError, match="is no GPU"):
+        golden.save(recording, golden.GOLDEN_DIR)
+    assert not (golden.GOLDEN_DIR / golden.file_name(recording.device)).exists()
+
+
+def test_a_damaged_file_is_refused_by_name(tmp_path):
+    path = tmp_path / "broken.npz"
+    path.write_bytes(b"PK\x03\x04 no")
+    with pytest.raises(golden.GoldenError, match="broken"):
+        golden.load(path)
+
+
+def test_the_isolated_call_returns_plain_data():
+    result = golden.record_and_replay(None, None)
+    assert result["is_emulator"] and result["file"] is None
+    assert len(result["outcomes"]) == len(INSTRUCTIONS)
+
+
+@pytest.mark.nvcc
+def test_the_assembler_takes_every_module(tmp_path: Path):
+    parts = []
+    for index, instruction in enumerate(WRITTEN):
+        text = module_text(instruction, golden.inputs_of(instruction).shape[2])
+        parts.append(text.replace(" golden(", f" golden{index}("))
+    head, separator, _ = parts[0].partition(".visible")
+    source = tmp_path / "all.ptx"
+    source.write_text(head + "".join(separator + part.partition(separator)[2] for part in parts))
+    ptxas = find_toolchain(read_settings()).ptxas
+    subprocess.run([ptxas, "-arch=sm_80", source, "-o", tmp_path / "all.cubin"], check=True, capture_output=True)
