@@ -60,7 +60,7 @@ def run(task: Task, context: Context) -> Iterator[Record]:
         asked = {**common, "runs": runs, "outputs": list(family.repeatable)}
         answer = context.run_isolated(f"{family.module}:repeat", asked, limit_s, fresh=False)
     else:
-        count = 2 if context.driver == "emulator" and context.quick else _PROBLEMS
+        count = 3 if context.driver == "emulator" and context.quick else _PROBLEMS
         asked = {**common, "problems": count, "large": kind == "large"}
         answer = context.run_isolated(f"{family.module}:check", asked, limit_s, fresh=False)
     if answer.get("fault") == "out of time":

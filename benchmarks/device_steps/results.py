@@ -33,6 +33,11 @@ class Results:
     def done(self, key: str, step: str | None = None) -> bool:
         return key in self._keys.get(step or self.step, ())
 
+    def records(self, step: str) -> list[Record]:
+        """Return what a step has recorded so far, in this run and those before it."""
+        path = self.folder / f"{step}{SUFFIX}"
+        return list(read_records(path, lambda text: None)) if path.exists() else []
+
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one record of its `step` and force it to the disk.
 

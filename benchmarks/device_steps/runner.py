@@ -26,13 +26,19 @@ class Tally:
     missing: bool = False
 
 
-def run_steps(context: Context, entries: Sequence[Entry]) -> list[Tally]:
+def run_steps(context: Context, entries: Sequence[Entry], told: list[Tally]) -> None:
     """Run what is not done yet, as far as the time goes.
 
     A step may start tasks until its share is over; what did not fit waits until only the last step is left, which
     then has the rest.
+
+    Args:
+        context: the run.
+        entries: the steps, in order.
+        told: gets a tally for each step at once, kept up to date.
     """
     tallies = {entry.name: Tally(name=entry.name) for entry in entries}
+    told.extend(tallies.values())
     total, begin = context.seconds_left(), time.monotonic()
     whole = sum(entry.share for entry in entries)
     share = 0.0
@@ -48,7 +54,7 @@ def run_steps(context: Context, entries: Sequence[Entry]) -> list[Tally]:
             tallies[entry.name].missing = True
             context.note(f"{entry.name}: this checkout has no benchmarks/device_steps/{entry.name}.py, left out")
             continue
-        until = context.deadline if is_last else begin + total * share
+        until = context.deadline if is_last or entry.may_exceed else begin + total * share
         for task in _planned(step, context):
             if context.done(task.key):
                 tallies[entry.name].before += 1
@@ -58,7 +64,6 @@ def run_steps(context: Context, entries: Sequence[Entry]) -> list[Tally]:
                 waiting.append((step, task))
                 tallies[entry.name].left_out += 1
     _run_waiting(context, waiting, tallies)
-    return list(tallies.values())
 
 
 def _run_waiting(
