@@ -1,0 +1,170 @@
+"""What `speed` does in a process of its own: all implementations of one problem, and the memory that one needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from device_steps.gpu_state import current_pci_bus_id, read_state
+from device_steps.modules import load_module, part_of
+from device_steps.peers import OURS, REFERENCE, Attention, Peer, Refused, Tensors, peer, sdpa
+from device_steps.speed_shapes import FORWARD, Shape
+from device_steps.timing import Limits, Timing, capture_graph, cuda_timer, describe, interleaved
+
+Json = dict[str, Any]  # Any: JSON
+# Two 16-bit results of the same mathematics, against the largest value of their row: each is rounded once (half a
+# unit: 2^-9 of bf16, 2^-12 of fp16) and so are the probabilities; 4 times the sum of these.
+_ALLOWED = {"bf16": 2**-6, "fp16": 2**-9}
+_ALLOWED_ABSOLUTE = 1e-4
+
+
+def measure(*, module_dir: str, device: str, shape: Json, names: list[str], seed: int, limits: Json) -> Json:
+    """Check implementations against SDPA, and time those that agree, in turn.
+
+    Args:
+        module_dir: our dispatch module.
+        device: `cuda`, or `cpu` for the emulator, on which nothing is timed.
+        shape: a `Shape` as plain data.
+        names: of peers, and `ours`.
+        seed: of q, k and v, which are of standard normal values: power, so clocks, depend on the data.
+        limits: a `Limits` as plain data.
+
+    Returns:
+        `results` by name: figures, or `refused`, or `wrong`; `state_before` and `state_after`, of the GPU.
+    """
+    problem = Shape(**shape)
+    qkv = inputs(problem, device, seed)
+    reference, reference_reason = _reference(qkv, is_causal=problem.is_causal)
+    results: dict[str, Json] = {}
+    calls: dict[str, Attention] = {}
+    for name in names:
+        results[name] = {}
+        try:
+            with torch.no_grad():
+                calls[name] = _prepare(name, module_dir, qkv, is_causal=problem.is_causal)
+                out = calls[name]()
+            if device == "cuda":
+                torch.cuda.synchronize()
+        except (Exception, SystemExit) as error:
+            calls.pop(name, None)
+            results[name] = {"refused": str(error) if isinstance(error, Refused) else describe(error)}
+            _free(device)
+            continue
+        results[name] |= compare(out, reference, problem.dtype) if reference is not None else {}
+        if reference is None:
+            results[name]["check_note"] = f"not compared, since SDPA refuses: {reference_reason}"
+        if results[name].get("wrong"):
+            del calls[name]
+    if OURS in calls:
+        results[OURS]["variant"] = load_module(module_dir).explain(*qkv, None, problem.is_causal).variant
+    del reference
+    _free(device)
+    answer: Json = {"results": results, "state_before": _state(device), "state_after": None}
+    if device == "cuda":
+        with torch.no_grad():
+            timings = interleaved(calls, cuda_timer(), Limits(**limits), capture_graph)
+        answer["state_after"] = _state(device)
+    else:
+        timings = {name: Timing() for name in calls}
+    for name, timing in timings.items():
+        results[name] |= {"refused": timing.reason} if timing.reason else figures(timing, problem)
+    return answer
+
+
+def figures(timing: Timing, problem: Shape) -> Json:
+    """Return times and `tflops`; nulls where nothing was timed."""
+    found = timing.to_record()
+    time_us = found["time_us"]
+    return {**found, "tflops": None if time_us is None else round(problem.flops(FORWARD) / time_us / 1e6, 2)}
+
+
+def inputs(problem: Shape, device: str, seed: int) -> Tensors:
+    """Return q, k and v, [batch, seqlen, num_heads, head_dim], of standard normal values."""
+    generator = torch.Generator(device=device).manual_seed(seed)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[problem.dtype]
+
+    def values(heads: int) -> torch.Tensor:
+        sizes = (problem.batch, problem.seqlen, heads, problem.head_dim)
+        return torch.randn(sizes, generator=generator, dtype=dtype, device=device)
+
+    return values(problem.num_heads_q), values(problem.num_heads_kv), values(problem.num_heads_kv)
+
+
+def compare(out: torch.Tensor, reference: torch.Tensor, dtype: str) -> Json:
+    """Compare with SDPA's result, row by row; `worst_difference` is the largest, as a part of what is allowed."""
+    if out.shape != reference.shape:
+        return {"wrong": f"the result is {list(out.shape)}, SDPA's {list(reference.shape)}"}
+    wanted = reference.float()
+    distance = (out.float() - wanted).abs().amax(-1)
+    allowed = _ALLOWED[dtype] * wanted.abs().amax(-1) + _ALLOWED_ABSOLUTE
+    worst = float((distance / allowed).max())
+    if not worst <= 1:  # also for NaN
+        return {"wrong": f"differs from SDPA by up to {worst:.3g} times what is allowed"}
+    return {"worst_difference": round(worst, 4)}
+
+
+def peak_memory(*, module_dir: str, device: str, shape: Json, name: str, seed: int) -> Json:
+    """Return `peak_bytes`, what one call allocates at most beside q, k and v, its result included.
+
+    What is prepared once a shape, such as a mask, does not count.
+    """
+    if device != "cuda":
+        return {"peak_bytes": None}
+    problem = Shape(**shape)
+    qkv = inputs(problem, device, seed)
+    try:
+        with torch.no_grad():
+            call = _prepare(name, module_dir, qkv, is_causal=problem.is_causal)
+            if name == OURS:  # prepared with a result of its own, which here is part of what a call needs
+                module = load_module(module_dir)
+                call = lambda: module.flash_attn_func(*qkv, None, problem.is_causal)  # noqa: E731
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+            before = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            call()
+            torch.cuda.synchronize()
+    except Exception as error:
+        return {"refused": describe(error), "peak_bytes": None}
+    return {"peak_bytes": torch.cuda.max_memory_allocated() - before}
+
+
+def _prepare(name: str, module_dir: str, qkv: Tensors, *, is_causal: bool) -> Attention:
+    chosen = _ours(module_dir) if name == OURS else peer(name)
+    return chosen.prepare(qkv, is_causal)
+
+
+def _ours(module_dir: str) -> Peer:
+    module = load_module(module_dir)
+    no_kernel = part_of(module, "errors").NoKernelError
+
+    def prepare(qkv: Tensors, is_causal: bool) -> Attention:
+        q, k, v = qkv
+        out = torch.empty_like(q)
+        call: Attention = lambda: module.flash_attn_func(q, k, v, None, is_causal, False, out)  # noqa: E731
+        try:
+            call()  # loads the kernel, which may not happen in a capture
+        except no_kernel as error:
+            raise Refused(str(error).splitlines()[0]) from error
+        return call
+
+    return Peer(name=OURS, prepare=prepare)
+
+
+def _reference(qkv: Tensors, *, is_causal: bool) -> tuple[torch.Tensor | None, str]:
+    try:
+        with torch.no_grad():
+            return sdpa(None)(qkv, is_causal)().clone(), ""
+    except Exception as error:
+        return None, f"{REFERENCE}: {describe(error)}"
+
+
+def _state(device: str) -> Json | None:
+    return read_state(current_pci_bus_id()) if device == "cuda" else None
+
+
+def _free(device: str) -> None:
+    """Give back what an implementation that refused or is done left in torch's cache: plain attention needs it."""
+    if device == "cuda":
+        torch.cuda.empty_cache()

@@ -1,0 +1,98 @@
+"""Interleaved timing with a clock of our own, and the state of a GPU from a library that is not there."""
+
+from __future__ import annotations
+
+import pytest
+from device_steps.gpu_state import read_state, throttle_names
+from device_steps.timing import Limits, interleaved, rounds, summarise
+
+
+class Clock:
+    """Every call takes what `costs` says, and is noted in order."""
+
+    def __init__(self, costs: dict[str, float]) -> None:
+        self.costs, self.order, self.now = costs, [], ""
+
+    def call(self, name: str):
+        def run() -> None:
+            self.now = name
+
+        return run
+
+    def sample_us(self, call) -> float:
+        call()
+        self.order.append(self.now)
+        return self.costs[self.now]
+
+
+def timed(costs, **options):
+    clock = Clock(costs)
+    return clock, interleaved({name: clock.call(name) for name in costs}, clock, Limits(**options))
+
+
+def test_calls_take_turns_and_each_is_first_as_often():
+    clock, found = timed({"a": 100.0, "b": 200.0, "c": 300.0}, warm_up=2, least=3, most=3)
+    assert clock.order == [*"aabbcc", *"abc", *"bca", *"cab"]
+    assert found["b"].to_record() == {
+        "time_us": 200.0, "p10_us": 200.0, "p90_us": 200.0, "method": "events", "samples_us": [200.0] * 3
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("total_us", "expected"), [(1.0, 30), (50_000.0, 20), (10_000_000.0, 7)])
+def test_the_number_of_rounds_follows_the_time_there_is(total_us, expected):
+    assert rounds(total_us, Limits(least=7, most=30, budget_s=1.0)) == expected
+
+
+def test_a_call_that_raises_is_left_out_with_its_reason_and_the_others_go_on():
+    clock = Clock({"a": 100.0, "b": 100.0})
+    count = 0
+
+    def late() -> None:
+        nonlocal count
+        count += 1
+        if count > 4:
+            raise RuntimeError("out of memory")
+        clock.now = "b"
+
+    def never() -> None:
+        raise ValueError("not for head_dim 72")
+
+    calls = {"a": clock.call("a"), "late": late, "never": never}
+    found = interleaved(calls, clock, Limits(warm_up=3, least=5, most=5))
+    assert len(found["a"].samples_us) == 5
+    assert (found["late"].reason, found["late"].samples_us) == ("RuntimeError: out of memory", [])
+    assert found["never"].reason == "ValueError: not for head_dim 72"
+
+
+def test_short_calls_are_captured_and_a_capture_that_fails_is_noted():
+    clock = Clock({"short": 49.0, "long": 51.0, "stubborn": 1.0, "replay": 20.0})
+
+    def capture(call):
+        call()
+        if clock.now == "stubborn":
+            raise RuntimeError("not permitted when stream is capturing")
+        return clock.call("replay")
+
+    calls = {name: clock.call(name) for name in ("short", "long", "stubborn")}
+    found = interleaved(calls, clock, Limits(least=2, most=2), capture)
+    assert {name: (one.method, one.samples_us[0]) for name, one in found.items()} == {
+        "short": ("graph", 20.0),
+        "long": ("events", 51.0),
+        "stubborn": ("events", 1.0),
+    }
+    assert "not permitted" in found["stubborn"].to_record()["method_note"]
+
+
+def test_the_summary_is_median_and_tenths():
+    assert summarise([float(one) for one in range(1, 12)]) == {"time_us": 6.0, "p10_us": 2.0, "p90_us": 10.0}
+    assert summarise([5.0]) == {"time_us": 5.0, "p10_us": 5.0, "p90_us": 5.0}
+    assert summarise([]) == {"time_us": None, "p10_us": None, "p90_us": None}
+
+
+def test_without_the_management_library_there_is_no_state():
+    assert read_state(None, "libno-such-library.so") is None
+
+
+def test_throttle_reasons_are_named_and_idle_is_none():
+    assert throttle_names(0x1) == []
+    assert throttle_names(0x4 | 0x40) == ["software power cap", "hardware thermal slowdown"]
