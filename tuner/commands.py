@@ -10,18 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import optuna
-
 from kernelwright.build.jobs import usable_cores
 from kernelwright.gen.errors import ConfigError, KernelError
 from kernelwright.gen.spec import Variant
 from kernelwright.tuner.compile import NinjaCompiler, source_digest
 from kernelwright.tuner.export import failures, publish, tuned_row, write_table
+from kernelwright.tuner.ledger import Identity
 from kernelwright.tuner.pool import enumerate_pool, require_legal_points
 from kernelwright.tuner.report import describe_pool, pool_text, ranking, ranking_text, standing_text
 from kernelwright.tuner.search import Budget
 from kernelwright.tuner.space import DEFAULT_SPACE, Space, load_space, space_names
-from kernelwright.tuner.study import Identity
 from kernelwright.tuner.target import Target, choose_target, find_gpu
 from kernelwright.tuner.tune import Request, Result, tune
 from kernelwright.tuner.work import Work
@@ -42,7 +40,6 @@ class Published:
 def run(args: argparse.Namespace) -> int:
     """Tune, publish and print."""
     _check(args)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # our progress says what its messages would
     name = args.space or DEFAULT_SPACE
     space = _load(name, None)
     target = choose_target(args.arch, args.backend, space.sm, None if args.dry_run else find_gpu())

@@ -16,8 +16,8 @@ from kernelwright.build.locks import locked
 from kernelwright.build.module import publish_tuned
 from kernelwright.build.table_folder import TABLE_FILE, put_folder, read_table, table_bytes, table_folder_files
 from kernelwright.gen.errors import BuildError
+from kernelwright.tuner.ledger import Identity
 from kernelwright.tuner.results import FIGURE_FIELD, Choice, Label, Outcome
-from kernelwright.tuner.study import Identity
 from kernelwright.tuner.target import Gpu
 
 _log = logging.getLogger(__name__)

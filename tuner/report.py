@@ -52,9 +52,11 @@ def predicted_minutes(pool: Pool, count: int, jobs: int) -> float:
     return count * (compile_s + JUDGE_SECONDS) / jobs / 60
 
 
-def plan_text(space: Space, device: Device, pool: Pool, label: Label, *, count: int, left: int, jobs: int) -> str:
-    """Return what a run is about to do."""
-    how = "all of them" if count >= len(pool.legal) else f"{count} of them, chosen by TPE"
+def plan_text(
+    space: Space, device: Device, pool: Pool, label: Label, *, count: int, left: int, jobs: int, by: str = "by TPE"
+) -> str:
+    """Return what a run is about to do; `by` says how points are chosen where not all are tried."""
+    how = "all of them" if count >= len(pool.legal) else f"{count} of them, chosen {by}"
     return (
         f"{space.name} on {device.title} (sm{space.sm}), {label}: {len(pool.legal)} legal points of "
         f"{pool.num_points}, {how}; {left} to try, about {predicted_minutes(pool, left, jobs):.1f} min on {jobs} jobs"

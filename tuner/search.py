@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from kernelwright.gen.devices import Device
+from kernelwright.tuner.ledger import Ledger
 from kernelwright.tuner.results import Outcome
-from kernelwright.tuner.study import Ledger
 from kernelwright.tuner.work import Work, judge_all
 
 End = Literal["every point tried", "trials spent", "time spent"]

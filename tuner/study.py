@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import fcntl
-import json
-import logging
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +13,14 @@ import optuna
 from optuna.trial import TrialState
 
 from kernelwright.gen.spec import Variant
-from kernelwright.tuner.errors import StudyChangedError, StudyExistsError, TunerError
+from kernelwright.tuner.errors import StudyExistsError, TunerError
+from kernelwright.tuner.ledger import Identity, is_json, mend_journal, outcome_from, plain, require_same
 from kernelwright.tuner.pool import Pool
-from kernelwright.tuner.results import Label, Outcome
+from kernelwright.tuner.results import Outcome
 from kernelwright.tuner.sampler import TAKEN, PoolSampler, distributions, point_of_params
-
-_log = logging.getLogger(__name__)
 
 FAILED_VALUE = 1e12
 """Told for a failed point: worse than any cycles or microseconds, and finite, so that every storage keeps it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """What a study's figures depend on. Results of different identities are never mixed.
-
-    Args:
-        label: modelled or measured.
-        space_digest: of the space.
-        source_digest: of every source the pool's kernels are compiled from.
-        device: the GPU that figures are for.
-        toolkit: the CUDA compiler's version.
-        scorer: version of the model or of the measurement.
-    """
-
-    label: Label
-    space_digest: str
-    source_digest: str
-    device: str
-    toolkit: str
-    scorer: str
 
 
 @contextmanager
@@ -84,33 +59,8 @@ def open_storage(storage: str) -> Iterator[Any]:  # Any: optuna is untyped to my
             raise
 
 
-def mend_journal(path: Path) -> bool:
-    """Drop a last line that a killed run left unfinished; return whether there was one."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return False
-    keep = data.rfind(b"\n") + 1
-    last = data[data.rfind(b"\n", 0, keep - 1) + 1 : keep] if keep else b""
-    if keep == len(data) and (not last or _is_json(last)):
-        return False
-    if keep == len(data):
-        keep -= len(last)
-    _log.warning("%s: dropped an unfinished last line (%d bytes)", path, len(data) - keep)
-    os.truncate(path, keep)
-    return True
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
-
-
 def _is_journal(path: Path) -> bool:
-    return all(_is_json(line) for line in path.read_bytes().splitlines())
+    return all(is_json(line) for line in path.read_bytes().splitlines())
 
 
 class Ledger:
@@ -138,7 +88,7 @@ class Ledger:
     def outcomes(self) -> list[Outcome]:
         """Return every finished point, in the order of the trials."""
         trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return [_outcome(trial.user_attrs["outcome"]) for trial in trials]
+        return [outcome_from(trial.user_attrs["outcome"]) for trial in trials]
 
     def ask(self, count: int) -> list[Variant]:
         """Return up to `count` points to try next, none that was tried or asked for before."""
@@ -158,7 +108,7 @@ class Ledger:
         trial.set_user_attr("variant", outcome.variant.name)
         trial.set_user_attr("status", outcome.status)
         trial.set_user_attr("label", self._study.user_attrs["label"])
-        trial.set_user_attr("outcome", _plain(outcome))
+        trial.set_user_attr("outcome", plain(outcome))
         self._study.tell(trial, outcome.score if outcome.status == "ok" else FAILED_VALUE)
 
     def abandon(self) -> int:
@@ -201,40 +151,10 @@ def open_ledger(
         )
     known = dict(study.user_attrs)
     if finished:
-        _require_same(name, where, known, asdict(identity))
+        require_same(name, where, known, asdict(identity))
     for key, value in asdict(identity).items():
         if known.get(key) != value:
             study.set_user_attr(key, value)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
         storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)  # of a run that was killed
     return Ledger(study, pool)
-
-
-def _require_same(name: str, where: str, known: Mapping[str, object], now: Mapping[str, object]) -> None:
-    changed = [key for key in now if known.get(key) != now[key]]
-    if not changed:
-        return
-    words = ", ".join(f"{key} (was {_short(known.get(key))}, is {_short(now[key])})" for key in changed)
-    raise StudyChangedError(
-        f"study {name} in {where} was made with another {words}: its figures cannot be compared with new ones. "
-        "Start another study with --storage OTHER (or remove the file), or go back to what it was made with"
-    )
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text[:12] if len(text) == 64 else text  # digests
-
-
-def _plain(outcome: Outcome) -> dict[str, object]:
-    data = asdict(outcome)
-    return data | {"variant": outcome.variant.name, "figures": dict(outcome.figures)}
-
-
-def _outcome(data: Mapping[str, Any]) -> Outcome:
-    return Outcome(**{**data, "variant": Variant.parse(data["variant"])})
-
-
-def default_storage(out: Path, study_name: str) -> str:
-    """Return the journal file of a study where no storage is named."""
-    return str(out / f"{study_name}.journal")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -14,13 +16,14 @@ from kernelwright.gen.devices import Device
 from kernelwright.gen.spec import Variant
 from kernelwright.tuner.errors import TunerError
 from kernelwright.tuner.export import StudyFacts, failures
+from kernelwright.tuner.ledger import Identity, Ledger
+from kernelwright.tuner.plain_study import SUFFIX, open_plain_ledger
 from kernelwright.tuner.pool import Pool
 from kernelwright.tuner.progress import Progress
 from kernelwright.tuner.report import plan_text, predicted_minutes
 from kernelwright.tuner.results import Choice, Outcome, choose
 from kernelwright.tuner.search import Budget, search
 from kernelwright.tuner.space import Space
-from kernelwright.tuner.study import Identity, default_storage, open_ledger, open_storage
 from kernelwright.tuner.target import Gpu
 from kernelwright.tuner.work import Work
 
@@ -55,7 +58,8 @@ class Request:
 
     @property
     def where(self) -> str:
-        return self.storage or default_storage(self.out, self.space.study_name)
+        name = f"{self.space.study_name}{'.journal' if has_optuna() else SUFFIX}"
+        return self.storage or str(self.out / name)
 
     @property
     def num_planned(self) -> int:
@@ -96,21 +100,19 @@ def tune(
     """
     space, pool = request.space, request.pool
     label = identity.label
-    with open_storage(request.where) as storage:
-        guided = len(pool.legal) > request.budget.trials
-        ledger = open_ledger(
-            storage,
-            space.study_name,
-            pool,
-            identity,
-            seed=request.seed,
-            guided=guided,
-            resume=request.resume,
-            where=request.where,
-        )
+    with _open_ledger(request, identity, stream) as ledger:
         before = ledger.outcomes()
         left = max(0, request.num_planned - len(before))
-        text = plan_text(space, request.device, pool, label, count=request.num_planned, left=left, jobs=request.jobs)
+        text = plan_text(
+            space,
+            request.device,
+            pool,
+            label,
+            count=request.num_planned,
+            left=left,
+            jobs=request.jobs,
+            by="by TPE" if has_optuna() else "at random",
+        )
         print(f"tuner: {text}", file=stream, flush=True)
         end = "every point tried" if not ledger.num_free else "trials spent"
         if left:
@@ -154,6 +156,40 @@ def tune(
         day=today(),
     )
     return Result(outcomes=outcomes, choice=choice, facts=facts)
+
+
+def has_optuna() -> bool:
+    """Whether Optuna can choose the points; without it every point is tried."""
+    return importlib.util.find_spec("optuna") is not None
+
+
+@contextmanager
+def _open_ledger(request: Request, identity: Identity, stream: TextIO) -> Iterator[Ledger]:
+    """Yield the ledger of a study; see `study.open_ledger` for what it raises."""
+    if not has_optuna():
+        if request.storage:
+            raise TunerError("--storage needs optuna, which is not installed. Install it, or leave --storage out")
+        print("tuner: optuna is not installed: the search is exhaustive, in random order", file=stream, flush=True)
+        path = Path(request.where)
+        with open_plain_ledger(path, request.pool, identity, seed=request.seed, resume=request.resume) as plain:
+            yield plain
+        return
+    import optuna
+
+    from kernelwright.tuner.study import open_ledger, open_storage
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # our progress says what its messages would
+    with open_storage(request.where) as storage:
+        yield open_ledger(
+            storage,
+            request.space.study_name,
+            request.pool,
+            identity,
+            seed=request.seed,
+            guided=len(request.pool.legal) > request.budget.trials,
+            resume=request.resume,
+            where=request.where,
+        )
 
 
 def _default(pool: Pool) -> Variant | None:

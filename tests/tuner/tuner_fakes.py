@@ -13,12 +13,12 @@ from pathlib import Path
 from kernelwright.build.kernels import BuiltKernel
 from kernelwright.gen.devices import reference_device
 from kernelwright.gen.spec import ForwardProblem, Variant
+from kernelwright.tuner.ledger import Identity
 from kernelwright.tuner.pool import enumerate_pool
 from kernelwright.tuner.results import Label
 from kernelwright.tuner.search import Budget
 from kernelwright.tuner.shapes import Shape
 from kernelwright.tuner.space import Space
-from kernelwright.tuner.study import Identity
 from kernelwright.tuner.tune import Request, Result, tune
 from kernelwright.tuner.work import Compiled, InPlaceExecutor, Verdict, Work
 

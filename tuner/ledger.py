@@ -1,0 +1,114 @@
+"""What every ledger of a tuning run has in common, whether Optuna keeps it (`study.py`) or we do (`plain_study.py`)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from kernelwright.gen.spec import Variant
+from kernelwright.tuner.errors import StudyChangedError
+from kernelwright.tuner.results import Label, Outcome
+
+_log = logging.getLogger(__name__)
+
+
+class Ledger(Protocol):
+    """What has been tried, and what to try next."""
+
+    @property
+    def num_tried(self) -> int: ...
+
+    @property
+    def num_free(self) -> int: ...
+
+    def outcomes(self) -> list[Outcome]: ...
+
+    def ask(self, count: int) -> Sequence[Variant]: ...
+
+    def tell(self, outcome: Outcome) -> None: ...
+
+    def abandon(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What a study's figures depend on. Results of different identities are never mixed.
+
+    Args:
+        label: modelled or measured.
+        space_digest: of the space.
+        source_digest: of every source the pool's kernels are compiled from.
+        device: the GPU that figures are for.
+        toolkit: the CUDA compiler's version.
+        scorer: version of the model or of the measurement.
+    """
+
+    label: Label
+    space_digest: str
+    source_digest: str
+    device: str
+    toolkit: str
+    scorer: str
+
+
+def mend_journal(path: Path) -> bool:
+    """Drop a last line that a killed run left unfinished; return whether there was one."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return False
+    keep = data.rfind(b"\n") + 1
+    last = data[data.rfind(b"\n", 0, keep - 1) + 1 : keep] if keep else b""
+    if keep == len(data) and (not last or is_json(last)):
+        return False
+    if keep == len(data):
+        keep -= len(last)
+    _log.warning("%s: dropped an unfinished last line (%d bytes)", path, len(data) - keep)
+    os.truncate(path, keep)
+    return True
+
+
+def is_json(line: bytes) -> bool:
+    """Whether a line of a journal is whole."""
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def require_same(name: str, where: str, known: Mapping[str, object], now: Mapping[str, object]) -> None:
+    """Refuse to go on with a study of another identity.
+
+    Raises:
+        StudyChangedError: naming what differs.
+    """
+    changed = [key for key in now if known.get(key) != now[key]]
+    if not changed:
+        return
+    words = ", ".join(f"{key} (was {_short(known.get(key))}, is {_short(now[key])})" for key in changed)
+    raise StudyChangedError(
+        f"study {name} in {where} was made with another {words}: its figures cannot be compared with new ones. "
+        "Start another study with --storage OTHER (or remove the file), or go back to what it was made with"
+    )
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text[:12] if len(text) == 64 else text  # digests
+
+
+def plain(outcome: Outcome) -> dict[str, object]:
+    """Return an outcome as plain data."""
+    data = asdict(outcome)
+    return data | {"variant": outcome.variant.name, "figures": dict(outcome.figures)}
+
+
+def outcome_from(data: Mapping[str, Any]) -> Outcome:
+    """Return the outcome that `plain` made the data of."""
+    return Outcome(**{**data, "variant": Variant.parse(data["variant"])})
