@@ -86,7 +86,7 @@ static inline void count_wavefronts(const uint32_t* offset, Mask m, uint32_t byt
 static inline bool all_written(const uint8_t* shadow, uint32_t bytes) {
     switch (bytes) {
         case 1: return *shadow == kWritten;
-        case 2: return bits_as<uint16_t>(*reinterpret_cast<const uint16_t*>(shadow)) == 0x0101u;
+        case 2: return *reinterpret_cast<const uint16_t*>(shadow) == 0x0101u;
         case 4: return *reinterpret_cast<const uint32_t*>(shadow) == 0x01010101u;
         case 8: return *reinterpret_cast<const uint64_t*>(shadow) == 0x0101010101010101ull;
         default: {
@@ -163,7 +163,7 @@ static inline Mask global_in_bounds(Warp& w, const Insn& i, Mask m, const uint64
         }
     }
     if (!m) return m;
-    if (__builtin_expect((misaligned & (bytes - 1)) == 0 && range_covers(*w.launch, low, high + bytes, access), 1)) return m;
+    if (__builtin_expect((misaligned & (bytes - 1)) == 0 && range_covers(*w.launch, low, high, bytes, access), 1)) return m;
     Mask ok = 0;
     for (Mask left = m; left; left &= left - 1) {
         const int l = __builtin_ctz(left);

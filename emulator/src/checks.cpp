@@ -36,6 +36,9 @@ std::string file_of(const Launch& launch, uint32_t pc) {
     return where.cuda_line && static_cast<size_t>(where.cuda_file) < files.size() ? files[static_cast<size_t>(where.cuda_file)] : std::string();
 }
 
+// Written without address + bytes, which wraps around for a small negative offset from a null pointer.
+bool ends_inside(const Declared& range, uint64_t address, uint32_t bytes) { return address < range.end && range.end - address >= bytes; }
+
 }  // namespace
 
 std::string describe(const Launch& launch, uint32_t pc) {
@@ -83,12 +86,12 @@ void report(Warp& warp, const Insn& insn, int lane, const char* kind, const std:
     report_at(warp, static_cast<uint32_t>(&insn - warp.launch->kernel->code.data()), lane, kind, text);
 }
 
-bool range_covers(Launch& launch, uint64_t begin, uint64_t end, int access) {
+bool range_covers(Launch& launch, uint64_t low, uint64_t high, uint32_t bytes, int access) {
     const size_t count = launch.declared.size();
     for (size_t n = 0; n < count; ++n) {
         const size_t at = launch.last_range + n < count ? launch.last_range + n : launch.last_range + n - count;
         const Declared& range = launch.declared[at];
-        if (begin < range.begin || end > range.end || (range.access & access) != access) continue;
+        if (low < range.begin || !ends_inside(range, high, bytes) || (range.access & access) != access) continue;
         if (!range.written.empty()) return false;  // per-byte state
         launch.last_range = at;
         return true;
@@ -98,12 +101,11 @@ bool range_covers(Launch& launch, uint64_t begin, uint64_t end, int access) {
 
 bool check_global(Warp& warp, const Insn& insn, int lane, uint64_t address, uint32_t bytes, int access) {
     Launch& launch = *warp.launch;
-    const uint64_t end = address + bytes;
     Declared* tracked = nullptr;
     const Declared *forbidden = nullptr, *nearest = nullptr;
     uint64_t distance = ~0ull;
     for (Declared& range : launch.declared) {
-        if (address >= range.begin && end <= range.end) {
+        if (address >= range.begin && ends_inside(range, address, bytes)) {
             if ((range.access & access) != access) {
                 forbidden = &range;
                 continue;

@@ -19,8 +19,9 @@ std::string describe(const Launch& launch, uint32_t pc);
 // Whether [address, address + bytes) lies in one declared range that allows `access`; notes writes and reports reads of
 // unwritten bytes. `false`: the access was reported and must be skipped.
 bool check_global(Warp& warp, const Insn& insn, int lane, uint64_t address, uint32_t bytes, int access);
-// The whole warp's accesses lie in one range that needs no per-byte state: nothing more to check.
-bool range_covers(Launch& launch, uint64_t begin, uint64_t end, int access);
+// The whole warp's accesses, of `bytes` each and the outermost at `low` and `high`, lie in one range that needs no per-byte
+// state: nothing more to check.
+bool range_covers(Launch& launch, uint64_t low, uint64_t high, uint32_t bytes, int access);
 
 void report_shared_bounds(Warp& warp, const Insn& insn, int lane, uint64_t offset, uint32_t bytes);
 void report_misaligned(Warp& warp, const Insn& insn, int lane, const char* space, uint64_t address, uint32_t bytes);

@@ -233,8 +233,9 @@ uint32_t KernelDecoder::encode_register(const Operand& operand, bool wide, bool 
     return 0;
 }
 
-uint32_t KernelDecoder::encode_predicate(const Operand& operand) {
+uint32_t KernelDecoder::encode_predicate(const Operand& operand, bool defines) {
     if (operand.kind == OperandKind::Sink) return kPredicateSink * 2;
+    if (defines && (operand.kind != OperandKind::Register || operand.negated)) fail("the destination of " + text() + " must be a predicate register");
     if (operand.kind == OperandKind::Integer) return (operand.value != 0) != operand.negated ? kPredicateTrue * 2 : kPredicateFalse * 2;
     if (operand.kind != OperandKind::Register || width(operand) != Width::Pred) fail("an operand of " + text() + " must be a predicate");
     return predicate_index_[operand.reg] * 2 + (operand.negated ? 1 : 0);
@@ -271,7 +272,7 @@ uint32_t KernelDecoder::encode(char letter, const Operand& operand, int word) {
         case 'r': return encode_register(operand, false, false, false, word);
         case 'l': return encode_register(operand, true, false, false, word);
         case 'a': return encode_register(operand, false, true, false, word);
-        default: return encode_predicate(operand);
+        default: return encode_predicate(operand, letter == 'P');
     }
 }
 

@@ -68,7 +68,7 @@ class KernelDecoder {
     const Form& form(const std::string& name);
     uint32_t encode(char letter, const Operand& operand, int word);
     uint32_t encode_register(const Operand& operand, bool wide, bool either, bool defines, int word);
-    uint32_t encode_predicate(const Operand& operand);
+    uint32_t encode_predicate(const Operand& operand, bool defines);
     void encode_address(const Operand& operand, std::vector<uint32_t>& words);
     uint32_t constant(uint64_t value, bool wide);
     bool value_of(const Operand& operand, bool wide, uint64_t& value) const;

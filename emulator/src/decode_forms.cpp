@@ -96,6 +96,7 @@ void KernelDecoder::control(const Parts& parts) {
 void KernelDecoder::barrier(Parts parts) {
     form_only(std::string(statement_->opcode), Fidelity::Exact);
     if (parts[0] == "bar" && parts.size() == 3 && parts[1] == "warp" && parts[2] == "sync") {
+        if (statement_->operands.size() != 1) fail(text() + " takes a member mask");
         insn_.o[0] = encode('r', operand(0), 0);
         insn_.kind = Kind::WarpSync;
         insn_.converged = false;
@@ -195,6 +196,7 @@ void KernelDecoder::convert(Parts parts) {
         mode |= found->second;
         rounds |= parts[n][0] == 'r' && parts[n] != "relu";
     }
+    if (!type_bits(to) || !type_bits(from)) unknown();
     const bool to_float = to[0] == 'f' || to[0] == 'b', from_float = from[0] == 'f' || from[0] == 'b';
     const bool narrow_float = to.substr(0, 3) == "f16" || to.substr(0, 4) == "bf16";
     // Rounding other than to nearest exists here only for conversions to 16 bits and to integers.
@@ -233,7 +235,7 @@ void KernelDecoder::compare(Parts parts) {
     else both = {operands[0], Operand{}};
     emit(join(parts), {both[0], both[1], operands[1], operands[2]});
     insn_.mode = static_cast<uint8_t>(combine);
-    if (combine) insn_.ext = encode_predicate(operands[3]);
+    if (combine) insn_.ext = encode_predicate(operands[3], false);
     if (base == "set") {
         insn_.mode |= kSetValue;
         insn_.imm = static_cast<int32_t>(yes);
@@ -339,7 +341,7 @@ void KernelDecoder::arithmetic(Parts parts) {
     const std::string_view base = parts[0];
     if (kNothing.count(base)) return emit(base == "membar" ? "fence" : base == "prefetchu" || base == "applypriority" ? "prefetch" : std::string(base), {});
     if (kNearest.count(base)) take(parts, "rn");
-    if (base == "shr" && parts.size() == 2 && parts[1][0] == 'b') return emit("shr.u" + std::string(parts[1].substr(1)), statement_->operands);
+    if (base == "shr" && parts.size() == 2 && parts[1].substr(0, 1) == "b") return emit("shr.u" + std::string(parts[1].substr(1)), statement_->operands);
     if ((base == "and" || base == "or" || base == "xor" || base == "not") && parts.size() == 2 && parts[1] != "pred") {
         return emit(std::string(base) + ".b" + std::to_string(type_bits(parts[1])), statement_->operands);
     }

@@ -69,7 +69,7 @@ int guarded(F f) {
     try {
         return f();
     } catch (const std::bad_alloc&) {
-        return kOutOfMemory;
+        return fail(kOutOfMemory, "the emulator ran out of host memory");
     } catch (const std::exception& error) {
         return fail(kUnknown, std::string("internal error: ") + error.what());
     } catch (...) {

@@ -63,7 +63,9 @@ Token Lexer::number() {
     }
     const size_t first = at;
     while (at < text_.size() && digit_value(text_[at]) < base) {
-        token.value = token.value * base + digit_value(text_[at]);
+        if (__builtin_mul_overflow(token.value, static_cast<uint64_t>(base), &token.value) ||
+            __builtin_add_overflow(token.value, static_cast<uint64_t>(digit_value(text_[at])), &token.value))
+            throw LoadError(line_, "the number " + std::string(text_.substr(at_, at - at_ + 1)) + "... needs more than 64 bits");
         ++at;
     }
     const int digits = static_cast<int>(at - first);

@@ -27,7 +27,6 @@ class Lexer {
     Token next();
     // Skips what is left of `line`, for directives that end with their line (.loc, .file).
     void skip_line(int line);
-    size_t position() const { return at_; }
 
    private:
     void skip_space();

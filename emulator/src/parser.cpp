@@ -26,7 +26,7 @@ struct ScopeNames {
 
 class Parser {
    public:
-    explicit Parser(std::string_view text) : text_(text), lexer_(text) { advance(); }
+    explicit Parser(std::string_view text) : lexer_(text) { advance(); }
 
     ModuleAst module() {
         while (token_.kind != TokenKind::End) top_level();
@@ -37,9 +37,7 @@ class Parser {
    private:
     [[noreturn]] void fail(const std::string& what) const { throw LoadError(token_.line, what); }
 
-    void advance() {
-        token_ = lexer_.next();
-    }
+    void advance() { token_ = lexer_.next(); }
     bool accept(char c) {
         if (!token_.is(c)) return false;
         advance();
@@ -120,7 +118,10 @@ class Parser {
         module_.version_major = static_cast<int>(integer(".version"));
         // "9.0" reads as integer 9 and the name ".0"
         if (token_.kind == TokenKind::Identifier && token_.text.size() > 1) {
-            for (char c : token_.text.substr(1)) module_.version_minor = module_.version_minor * 10 + (c - '0');
+            for (char c : token_.text.substr(1)) {
+                if (c < '0' || c > '9') fail("malformed .version");
+                module_.version_minor = module_.version_minor * 10 + (c - '0');
+            }
             advance();
         }
     }
@@ -475,7 +476,6 @@ class Parser {
         return out;
     }
 
-    std::string_view text_;
     Lexer lexer_;
     Token token_;
     ModuleAst module_;

@@ -7,6 +7,8 @@
 namespace kw {
 namespace {
 
+constexpr size_t kMaxFlowWords = size_t{1} << 24;  // 128 MiB in each of the four sets below
+
 // Liveness per lane: a lane follows one path through the control-flow graph, and every write is masked by lane, so what
 // holds for a thread holds for a warp whose lanes have gone different ways.
 struct Flow {
@@ -54,6 +56,7 @@ void allocate_registers(Kernel& kernel, const std::vector<RegisterDecl>& registe
     const size_t num = registers.size() + 2;
     const Flow flow = control_flow(kernel);
     const size_t blocks = flow.starts.size(), words = (num + 63) / 64;
+    if (blocks * words > kMaxFlowWords) throw LoadError(0, "kernel '" + kernel.name + "' has too many registers and branches");
     using Bits = std::vector<uint64_t>;
     std::vector<Bits> reads(blocks, Bits(words)), writes(blocks, Bits(words)), in(blocks, Bits(words)), out(blocks, Bits(words));
     const auto get = [](const Bits& bits, uint32_t r) { return (bits[r / 64] >> (r % 64)) & 1u; };

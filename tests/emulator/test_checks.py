@@ -91,6 +91,15 @@ def test_a_global_access_past_the_end_is_found_with_its_place():
     assert "0 bytes past the end of the nearest array (512 bytes)" in found.text
 
 
+@pytest.mark.parametrize(
+    "access", ["ld.global.v4.u32 {%r5, %r6, %r7, %r8}, [%rd5];", "red.global.add.u32 [%rd5+12], 1;"]
+)
+@pytest.mark.parametrize("lanes", ["@%p1 ", ""])
+def test_an_access_whose_end_wraps_around_the_address_space_is_found(access, lanes):
+    body = "mov.b64 %rd5, %rd2; setp.eq.u32 %p1, %r1, 31; " + lanes + "mov.b64 %rd5, -16; " + access
+    finding(body, "out_of_bounds")
+
+
 def test_an_undeclared_or_read_only_array_is_found():
     finding("mov.b64 %rd5, 4096; st.global.u32 [%rd5], %r1;", "out_of_bounds")
     values = np.arange(256, dtype=np.uint32)

@@ -1,0 +1,23 @@
+"""Broken PTX, loaded and launched in a process of its own: it must live to say how every mutation ended."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_broken_text_never_ends_the_process(count):
+    script = Path(__file__).with_name("fuzz_ptx.py")
+    done = subprocess.run(
+        [sys.executable, str(script), "0", str(count)], capture_output=True, text=True, timeout=600, check=False
+    )
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, f"after mutation {lines[-1] if lines else '?'}: {done.returncode}\n{done.stderr}"
+    ends = ast.literal_eval(lines[-1])
+    assert sum(ends.values()) == count
+    assert min(ends.get(end, 0) for end in ("not loaded", "ran", "finding")) > count // 100  # all ways were tried
