@@ -14,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from . import settings
 Language = Literal["c", "c++"]
 _CANDIDATES: dict[str, tuple[str, ...]] = {"c": ("cc", "gcc", "clang"), "c++": ("c++", "g++", "clang++")}
 _COMPILE_TIMEOUT_S = 600
+_SCRATCH_PREFIX = ".building-"
+_LEFTOVER_AGE_S = 3600.0  # no build takes as long: who made the folder was killed
 _ELSEWHERE = "Set KERNELWRIGHT_CACHE to a folder that can be written."
 _log = logging.getLogger(__name__)
 
@@ -136,7 +139,8 @@ def compile_shared(
         return library
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=cache_dir))
+        _sweep(cache_dir)
+        scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX, dir=cache_dir))
     except OSError as error:
         raise HostCompilerError(f"cannot write to the cache {cache_dir}: {error}. {_ELSEWHERE}") from error
     try:
@@ -146,6 +150,16 @@ def compile_shared(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return library
+
+
+def _sweep(cache_dir: Path) -> None:
+    """Remove what killed builds left."""
+    for leftover in cache_dir.glob(f"{_SCRATCH_PREFIX}*"):
+        try:
+            if time.time() - leftover.stat().st_mtime > _LEFTOVER_AGE_S:
+                shutil.rmtree(leftover, ignore_errors=True)
+        except OSError:
+            continue  # another process was faster
 
 
 def _build(

@@ -71,6 +71,17 @@ def test_processes_that_build_at_once_agree(project):
     assert len(out) == 1
 
 
+def test_what_a_killed_build_left_is_swept_and_what_one_at_work_holds_is_not(project):
+    stale, fresh = project / "cache" / ".building-stale", project / "cache" / ".building-fresh"
+    for folder in (stale, fresh):
+        folder.mkdir(parents=True)
+        (folder / "0.o").write_text("half an object")
+    os.utime(stale, (0, 0))
+    build(project)
+    assert not stale.exists()
+    assert fresh.exists()
+
+
 def test_a_missing_compiler_says_what_to_install(project, monkeypatch):
     monkeypatch.setenv("PATH", str(project))
     monkeypatch.delenv("CC", raising=False)
