@@ -11,6 +11,7 @@ from typing import Any
 
 from kernelwright.build.files import recover_directory, replace_directory, sha256_bytes, write_atomic
 from kernelwright.build.kernels import BuiltKernel
+from kernelwright.build.verified import merge_checks, read_verified
 from kernelwright.gen.errors import BuildError
 from kernelwright.gen.table import kernel_entry, table
 
@@ -36,15 +37,17 @@ def table_folder_files(
             raise BuildError(f"{name}: $.rows[{index}].kernel: {row['kernel']} is not among the built kernels")
     files: dict[str, bytes] = {}
     entries: dict[str, object] = {}
+    verified = read_verified()
     for kernel in sorted(kernels, key=lambda kernel: kernel.variant.name):
         own = {f"{kernel.variant.name}.cubin": kernel.cubin, f"{kernel.variant.name}.ptx": kernel.ptx}
-        entries[kernel.variant.name] = kernel_entry(
+        entry = kernel_entry(
             kernel.variant,
             registers=kernel.report["registers"],
             spill_bytes=kernel.report["spill_store_bytes"] + kernel.report["spill_load_bytes"],
             files={Path(file).suffix[1:]: _file_record(file, data) for file, data in own.items()},
             source_digest=kernel.report["key"],
         )
+        entries[kernel.variant.name] = entry | {"verified": verified.get(sha256_bytes(kernel.ptx), [])}
         files |= own
     files[TABLE_FILE] = table_bytes(table(name, entries, [dict(row) for row in rows]))
     return files
@@ -142,7 +145,7 @@ def carry_verified(new: bytes, old_folder: Path) -> bytes:
         for name, entry in content["kernels"].items():
             before = old_kernels.get(name)
             if before is not None and before["files"] == entry["files"]:
-                entry["verified"] = before["verified"]
+                entry["verified"] = merge_checks(entry["verified"], before["verified"])
     except (BuildError, KeyError, AttributeError, TypeError):
         return new  # the old one is not a table of ours
     return table_bytes(content)
