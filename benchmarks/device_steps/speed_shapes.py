@@ -108,5 +108,5 @@ def tiny_shapes() -> list[Shape]:
     """Return problems that the emulator runs in moments; they show that everything is called, nothing else."""
     return [
         Shape(batch=1, seqlen=96, num_heads_q=2, num_heads_kv=2, head_dim=64, is_causal=True),
-        Shape(batch=1, seqlen=80, num_heads_q=4, num_heads_kv=1, head_dim=128, is_causal=False),
+        Shape(batch=1, seqlen=80, num_heads_q=4, num_heads_kv=1, head_dim=64, is_causal=False),
     ]

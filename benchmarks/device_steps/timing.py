@@ -28,12 +28,14 @@ class Limits:
         least: at least so many.
         most: at most so many; FlashAttention's own script takes 30.
         budget_s: between the two, what fits into this time for all calls together.
+        graph_below_us: calls that take less are captured into a graph.
     """
 
     warm_up: int = 3
     least: int = 7
     most: int = 30
     budget_s: float = 1.0
+    graph_below_us: float = GRAPH_BELOW_US
 
 
 @dataclass(kw_only=True)
@@ -79,7 +81,7 @@ def interleaved(
     for name, call in calls.items():
         _attempt(name, running, found, partial(_warm_up, name, call, timer, limits, expected_us))
     for name in list(running):
-        if capture is not None and expected_us[name] < GRAPH_BELOW_US:
+        if capture is not None and expected_us[name] < limits.graph_below_us:
             running[name] = _captured(running[name], capture, found[name])
     for number in range(rounds(sum(expected_us.values()), limits)):
         names = list(running)
