@@ -1,12 +1,8 @@
-"""Makes the fakes importable, here and in worker processes."""
+"""What every test here runs with."""
 
 import os
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(autouse=True)
