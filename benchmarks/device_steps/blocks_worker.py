@@ -11,7 +11,7 @@ from device_steps.gpu_state import current_pci_bus_id, read_state
 from device_steps.modules import load_module
 from device_steps.peers import sdpa
 from device_steps.speed_shapes import Shape
-from device_steps.speed_worker import compare, figures, inputs
+from device_steps.speed_worker import compare, figures, inputs, require_sound
 from device_steps.timing import Limits, Timing, capture_graph, cuda_timer, describe, interleaved
 
 Json = dict[str, Any]  # Any: JSON
@@ -58,6 +58,7 @@ def measure(*, module_dir: str, device: str, names: list[str], shape: Json, seed
             forced(name)()
             results[name] = compare(out, reference, problem.dtype)
         except Exception as error:
+            require_sound(device)
             results[name] = {"refused": describe(error)}
         if "worst_difference" in results[name]:
             calls[name] = forced(name)
@@ -65,6 +66,7 @@ def measure(*, module_dir: str, device: str, names: list[str], shape: Json, seed
     before = read_state(current_pci_bus_id()) if on_gpu else None
     if on_gpu:  # a graph each: which kernel is forced is settled when it is captured
         timings = interleaved(calls, cuda_timer(), Limits(**limits), capture_graph)
+        require_sound(device)
     else:
         timings = {name: Timing() for name in calls}
     for name, timing in timings.items():

@@ -122,7 +122,15 @@ def flex(qkv: Tensors, is_causal: bool) -> Attention:
         torch._dynamo.reset()  # after eight shapes it would compile no more, and run flex_attention as it is
     attend = torch.compile(flex_attention, dynamic=False) if q.is_cuda else flex_attention
     is_grouped = k.shape[1] != q.shape[1]
-    return lambda: attend(q, k, v, block_mask=mask, enable_gqa=is_grouped).transpose(1, 2)
+
+    def call() -> torch.Tensor:
+        return attend(q, k, v, block_mask=mask, enable_gqa=is_grouped).transpose(1, 2)
+
+    if not q.is_cuda:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it is not compiled, once a process
+            call()
+    return call
 
 
 def flash_attn_2(qkv: Tensors, is_causal: bool) -> Attention:

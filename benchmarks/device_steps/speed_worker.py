@@ -32,6 +32,9 @@ def measure(*, module_dir: str, device: str, shape: Json, names: list[str], seed
 
     Returns:
         `results` by name: figures, or `refused`, or `wrong`; `state_before` and `state_after`, of the GPU.
+
+    Raises:
+        RuntimeError: if somebody's kernel spoilt the CUDA context, whose every call fails from then on.
     """
     problem = Shape(**shape)
     qkv = inputs(problem, device, seed)
@@ -47,6 +50,7 @@ def measure(*, module_dir: str, device: str, shape: Json, names: list[str], seed
             if device == "cuda":
                 torch.cuda.synchronize()
         except (Exception, SystemExit) as error:
+            require_sound(device)
             calls.pop(name, None)
             results[name] = {"refused": str(error) if isinstance(error, Refused) else describe(error)}
             _free(device)
@@ -64,6 +68,7 @@ def measure(*, module_dir: str, device: str, shape: Json, names: list[str], seed
     if device == "cuda":
         with torch.no_grad():
             timings = interleaved(calls, cuda_timer(), Limits(**limits), capture_graph)
+        require_sound(device)
         answer["state_after"] = _state(device)
     else:
         timings = {name: Timing() for name in calls}
@@ -162,6 +167,12 @@ def _reference(qkv: Tensors, *, is_causal: bool) -> tuple[torch.Tensor | None, s
 
 def _state(device: str) -> Json | None:
     return read_state(current_pci_bus_id()) if device == "cuda" else None
+
+
+def require_sound(device: str) -> None:
+    """Raise if a kernel's fault has spoilt the context: what comes after it would be blamed on others."""
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 def _free(device: str) -> None:

@@ -35,6 +35,30 @@ def test_larger_blocks_of_queries_move_fewer_bytes():
     assert by_rows[256] == 2 * 64 * 64 * 16 * 1024 * (1 + 1 + 2 * 4)
 
 
+def test_a_tile_that_crashes_leaves_the_others(tmp_path, fake_table):
+    quick = blocks.variants(80, True)
+    _name_kernels(fake_table, [one.name for one in quick])
+
+    def answer(target, kwargs):
+        if quick[1].name in kwargs["names"]:
+            return {"fault": "crash", "detail": "the process died (SIGSEGV)"}
+        return {
+            "results": {name: {"time_us": 50.0, "tflops": 1.0, "worst_difference": 0.1} for name in kwargs["names"]}
+        }
+
+    context = make_context(tmp_path, "blocks", module_dir=fake_table, driver="cuda", answer=answer)
+    records = run_step(blocks, context, [task for task in blocks.plan(context) if task.key == "times"])
+    assert [one.get("time_us") for one in records] == [50.0, None, 50.0]
+    assert [one.get("fault") for one in records] == [None, "crash: the process died (SIGSEGV)", None]
+    assert all(one["label"] == "measured" for one in records)
+
+
+def _name_kernels(module: Path, names: list[str]) -> None:
+    path = module / "kernels" / "table.json"
+    (entry,) = json.loads(path.read_text())["kernels"].values()
+    path.write_text(json.dumps({"kernels": dict.fromkeys(names, entry)}))
+
+
 def test_a_tile_that_the_module_lacks_is_reported(tmp_path, fake_table):
     context = make_context(tmp_path, "blocks", module_dir=fake_table, driver="cuda")
     records = run_step(blocks, context)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from device_steps import golden
-from device_steps.golden_driver import WordDevice, emulator
+from device_steps.golden_driver import DeviceError, WordDevice, emulator
 from device_steps.golden_inputs import Bits, decode, encode, pack, unpack
 from device_steps.golden_instructions import INSTRUCTIONS, module_text
 
 from kernelwright.build.settings import read_settings
 from kernelwright.build.toolchain import find_toolchain
+from kernelwright.emulator.library import library_path
 
 WRITTEN = [one for one in INSTRUCTIONS if not one.needs]
 FILES = sorted(golden.GOLDEN_DIR.glob("*.npz"))
@@ -172,6 +174,31 @@ def test_the_isolated_call_returns_plain_data():
     result = golden.record_and_replay(None, None)
     assert result["is_emulator"] and result["file"] is None
     assert len(result["outcomes"]) == len(INSTRUCTIONS)
+
+
+def test_the_harness_moves_memory_as_libcuda_wants_it(tmp_path, recording, monkeypatch):
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler (cc)")
+    library = tmp_path / "like_libcuda.so"
+    source = Path(__file__).with_name("like_libcuda.c")
+    subprocess.run([compiler, "-O1", "-fPIC", "-shared", "-w", source, "-o", library, "-ldl"], check=True)
+    monkeypatch.setenv("LIKE_LIBCUDA", str(library_path()))
+    like_a_gpu = WordDevice(str(library))
+    assert not like_a_gpu.is_emulator
+    found = golden.record(like_a_gpu)
+    assert found.refused.keys() == recording.refused.keys()
+    for mine, theirs in zip(found.answers, recording.answers, strict=True):
+        assert np.array_equal(mine.out, theirs.out), mine.name
+    with pytest.raises(DeviceError, match="cuLibraryLoadData failed: 218"):
+        like_a_gpu.run("not PTX", "golden", np.zeros((1, 32, 1), np.uint32), 1)
+
+
+@pytest.mark.gpu
+def test_this_gpu_agrees_with_the_emulator(device):
+    found = golden.record(WordDevice())
+    assert found.refused.keys() == {one.name for one in INSTRUCTIONS if one.needs}
+    assert [f"{one.name}: {one.detail}" for one in golden.replay(found, device) if one.status == "differ"] == []
 
 
 @pytest.mark.nvcc

@@ -19,7 +19,6 @@ def qkv(heads: int = 4, heads_kv: int = 2, seqlen: int = 50):
     return values(heads), values(heads_kv), values(heads_kv)
 
 
-@pytest.mark.filterwarnings("ignore:flex_attention called without")
 @pytest.mark.parametrize("is_causal", [False, True])
 @pytest.mark.parametrize("heads_kv", [1, 4])
 def test_plain_attention_and_flex_compute_what_sdpa_does(is_causal, heads_kv):
@@ -46,7 +45,6 @@ def test_a_backend_that_a_cpu_has_not_refuses_with_a_reason(backend):
         sdpa(backend)(qkv(heads_kv=4), True)
 
 
-@pytest.mark.filterwarnings("ignore:flex_attention called without")
 def test_every_peer_answers_or_says_why_not():
     inputs = qkv(heads_kv=4)
     for one in PEERS:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from device_steps.gpu_state import read_state, throttle_names
-from device_steps.timing import Limits, interleaved, rounds, summarise
+from device_steps.gpu_state import current_pci_bus_id, read_state, throttle_names
+from device_steps.timing import Limits, capture_graph, cuda_timer, interleaved, rounds, summarise
 
 
 class Clock:
@@ -81,6 +81,26 @@ def test_short_calls_are_captured_and_a_capture_that_fails_is_noted():
         "stubborn": ("events", 1.0),
     }
     assert "not permitted" in found["stubborn"].to_record()["method_note"]
+
+
+@pytest.mark.gpu
+def test_a_graph_and_events_agree_on_a_gpu():
+    import torch
+
+    values = torch.ones(1 << 24, device="cuda")
+    calls = {"one": lambda: values.add_(1), "two": lambda: (values.add_(1), values.add_(1))}
+    events = interleaved(calls, cuda_timer(), Limits())
+    graphs = interleaved(calls, cuda_timer(), Limits(graph_below_us=1e9), capture_graph)
+    assert {one.method for one in graphs.values()} == {"graph"}
+    for found in (events, graphs):
+        one, two = (summarise(found[name].samples_us)["time_us"] for name in ("one", "two"))
+        assert 0 < one < two
+
+
+@pytest.mark.gpu
+def test_a_gpu_tells_its_clock():
+    state = read_state(current_pci_bus_id())
+    assert state is None or state["sm_mhz"] > 0
 
 
 def test_the_summary_is_median_and_tenths():
