@@ -36,6 +36,7 @@ for _folder in (ROOT / "benchmarks", ROOT / "src"):
 from device_steps.base import Context  # noqa: E402
 from device_steps.costs import kind_of_run, read_costs  # noqa: E402
 from device_steps.isolation import Isolation  # noqa: E402
+from device_steps.modules import kernels_of  # noqa: E402
 from device_steps.prepare import (  # noqa: E402
     SetupError,
     check_folder,
@@ -50,7 +51,7 @@ from device_steps.steps import STEPS, Entry  # noqa: E402
 from device_steps.summary import faults_of, summary_data, summary_text  # noqa: E402
 
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
-_SAME = ("driver", "device", "quick", "seed", "commit")  # of a run and those it resumes
+_SAME = ("driver", "device", "quick", "seed")  # of a run and those it resumes
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -190,6 +191,25 @@ def _check_same(results: Results, head: dict[str, Any]) -> None:  # Any: JSON
                 f"--resume: the results in {results.folder} are of {name} {earlier[0].get(name)}, this run is of "
                 f"{head[name]}. They cannot be mixed; choose another --out"
             )
+    if earlier and earlier[-1].get("commit") != head["commit"]:
+        _warn(f"the results in {results.folder} are of commit {earlier[-1].get('commit')}, this is {head['commit']}")
+
+
+def _check_kernels(context: Context) -> None:
+    """Keep the digests of the kernels under test; refuse to go on where one has changed since."""
+    digests = {kernel.name: kernel.ptx_sha256 for kernel in kernels_of(context.module_dir)}
+    before: dict[str, str] = {}
+    for record in context.results.records("environment"):
+        before |= record.get("kernels_ptx", {})
+    changed = sorted(name for name in digests if before.get(name, digests[name]) != digests[name])
+    if changed:
+        raise SetupError(
+            f"--resume: the results in {context.out} are of other kernels; changed since: {', '.join(changed[:3])}"
+            f"{' and more' if len(changed) > 3 else ''}. Choose another --out"
+        )
+    new = {name: digest for name, digest in digests.items() if name not in before}
+    if new:
+        context.results.append({"step": "environment", "key": "kernels", "kernels_ptx": new})
 
 
 def _with_module(
@@ -199,7 +219,9 @@ def _with_module(
     if not any(entry.needs_module for entry in entries):
         return context, 0.0
     if args.module is not None:
-        return replace(context, module_dir=existing_module(args.module)), 0.0
+        context = replace(context, module_dir=existing_module(args.module))
+        _check_kernels(context)
+        return context, 0.0
     from device_steps.build import build_module, module_folder, runnable_sm
 
     sm = 80 if args.driver == "emulator" else runnable_sm(facts)
@@ -209,6 +231,7 @@ def _with_module(
     record = build_module(context, sm, entries)
     cost = {"unit": "build", "wall_s": record["wall_s"], "estimate_s": estimate_s, "records": 1}
     context.results.append({"step": "environment", "key": "build", **record, "task": cost})
+    _check_kernels(context)
     return context, estimate_s
 
 

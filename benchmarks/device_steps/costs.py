@@ -11,7 +11,7 @@ from typing import Any
 
 COSTS_FILE = Path(__file__).with_name("costs.json")
 SCHEMA = 1
-_KEPT = 4  # significant digits would pretend; tenths of a second are enough
+_DIGITS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,17 @@ def median_costs(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     found: dict[str, list[float]] = {}
     for record in records:
         task = record.get("task")
-        if isinstance(task, dict):
+        if isinstance(task, dict) and not task.get("faults"):  # one that was killed cost its deadline
             found.setdefault(f"{record['step']}/{task['unit']}", []).append(float(task["wall_s"]))
-    return {name: round(statistics.median(values), _KEPT) for name, values in sorted(found.items())}
+    return {name: round(statistics.median(values), _DIGITS) for name, values in sorted(found.items())}
+
+
+def update_costs(kind: str, records: Iterable[Mapping[str, Any]], path: Path = COSTS_FILE) -> bool:
+    """Keep what the tasks of a run cost; units it had none of stay as they were. Return whether the file changed."""
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    costs: dict[str, dict[str, float]] = json.loads(before)["costs"] if before else {}
+    costs[kind] = dict(sorted({**costs.get(kind, {}), **median_costs(records)}.items()))
+    text = json.dumps({"schema": SCHEMA, "costs": dict(sorted(costs.items()))}, indent=1) + "\n"
+    if text != before:
+        path.write_text(text, encoding="utf-8")
+    return text != before

@@ -83,7 +83,7 @@ def table(records: list[Record]) -> list[str]:
     driver = f", driver {smi['driver_version']}" if "driver_version" in smi else ""
     build, begun = found.get("build", {}), found.get("run 1", {})
     lines = [
-        f"{facts.get('device', '?')} (sm{facts.get('sm', '?')}), torch {facts.get('torch', '?')}{driver}{clocks}",
+        f"{facts.get('device', begun.get('device', '?'))}, torch {facts.get('torch', '?')}{driver}{clocks}",
         f"commit {str(begun.get('commit', '?'))[:12]}, nvcc {build.get('toolkit', '?')}, "
         f"{build.get('kernels', '?')} kernels for sm{build.get('sm', '?')}",
     ]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 SUFFIX = ".jsonl"
+_ROOT = str(Path(__file__).resolve().parents[2])
 Record = dict[str, Any]  # Any: JSON
 
 
@@ -45,12 +46,19 @@ class Results:
             OSError: if it cannot be written.
         """
         step = str(record["step"])
-        line = json.dumps(dict(record), allow_nan=False) + "\n"
+        line = _without_places(json.dumps(dict(record), allow_nan=False)) + "\n"
         with (self.folder / f"{step}{SUFFIX}").open("ab") as stream:
             stream.write(line.encode())
             stream.flush()
             os.fsync(stream.fileno())
         self._keys.setdefault(step, set()).add(str(record["key"]))
+
+
+def _without_places(line: str) -> str:
+    """Messages may hold the checkout's or the user's folder, which is nobody's business where results are sent."""
+    home = str(Path.home())
+    line = line.replace(_ROOT, ".")
+    return line.replace(home, "~") if len(home) > 1 else line
 
 
 def mend(path: Path, warn: Callable[[str], None]) -> None:
