@@ -10,10 +10,12 @@ is on the command line only so that ninja sees a changed compiler.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -43,6 +45,7 @@ NVCC_FLAGS = ("-O3", "-std=c++17")
 PTXAS_FLAGS = ("-O3", "-v")
 SETTINGS_FILE = Path("obj/compile.json")
 INCLUDE_DIR = Path("src/include")
+TIMEOUT_S = 300.0  # of one compiler pass; the largest kernel takes five seconds
 _FIRST_ERROR = re.compile(r"^(?P<file>[^\s(][^(]*)\((?P<line>\d+)\): (?:\w+ )*error.*$", re.MULTILINE)
 _PTX_ERROR = re.compile(r"^ptxas (?P<file>[^,\n]+), line (?P<line>\d+); error\s*: .*$", re.MULTILINE)
 _ANY_ERROR = re.compile(r"^.*\b(?:error|fatal)\b.*$", re.MULTILINE | re.IGNORECASE)
@@ -129,7 +132,7 @@ def _obtain(variant: str, target: str, settings: CompileSettings, log: Path) -> 
         publish_entry(cache, key, files | {"report.json": _json_bytes(report)})
     except OSError as error:
         # The kernel is good; only sharing it failed. A read-only or full cache must not stop a build.
-        reason = explain_os_error(error, f"caching in {entry_dir(cache, key)}")
+        reason = explain_os_error(error, f"caching in {entry_dir(cache, key)}", "another KERNELWRIGHT_CACHE")
         print(f"warning: {variant}: {reason}", file=sys.stderr)
     return entry, False
 
@@ -178,21 +181,36 @@ def _run(variant: str, command: list[str], scratch: Path, log: Path, cwd: Path =
     """Run one compiler pass and return what it said.
 
     Raises:
-        CompileFailedError: if it fails; the log is then written.
+        CompileFailedError: if it fails or hangs; the log is then written.
     """
-    done = subprocess.run(
+    process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         cwd=cwd,
         env=compiler_environment(scratch),
         errors="replace",
-        check=False,
+        process_group=0,  # nvcc starts others, which must end with it
     )
-    if done.returncode:
-        text = f"$ {' '.join(command)}\n{done.stdout}\nexit status {done.returncode}\n"
-        raise _failure(variant, text, log, _first_error(variant, done.stdout, command[0], done.returncode, cwd))
-    return done.stdout
+    try:
+        output, _ = process.communicate(timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired as error:
+        _kill(process)
+        summary = f"{variant}: {Path(command[0]).name} did not end within {TIMEOUT_S:g} s and was stopped"
+        raise _failure(variant, f"$ {' '.join(command)}\n{summary}\n", log, summary) from error
+    except BaseException:
+        _kill(process)
+        raise
+    if process.returncode:
+        text = f"$ {' '.join(command)}\n{output}\nexit status {process.returncode}\n"
+        raise _failure(variant, text, log, _first_error(variant, output, command[0], process.returncode, cwd))
+    return output
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
 
 
 def _failure(variant: str, text: str, log: Path, summary: str) -> CompileFailedError:
@@ -262,4 +280,7 @@ def _json_bytes(value: dict[str, Any]) -> bytes:
 
 
 if __name__ == "__main__":
+    # ninja passes on what ends it; as after Ctrl-C, the compiler then ends with us.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.default_int_handler)
     sys.exit(main())

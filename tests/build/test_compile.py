@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from kernelwright.build import compile_kernel
 from kernelwright.build.errors import CompileError
 from kernelwright.build.kernels import read_kernel
 from kernelwright.build.store import entry_dir
@@ -70,10 +71,21 @@ def test_an_edited_header_rebuilds_what_includes_it(build, variant, out, compile
 def test_what_no_longer_exists_is_removed_and_so_is_litter(build, variant, out):
     build([variant])
     (out / "src" / "include" / "renamed.cuh").write_text("")
-    (out / "obj" / ".x.cubin.abc.tmp").write_text("")
+    (out / "obj" / ".x.cubin.abc.kernelwright.tmp").write_text("")
     build([variant])
     assert not (out / "src" / "include" / "renamed.cuh").exists()
-    assert not (out / "obj" / ".x.cubin.abc.tmp").exists()
+    assert not (out / "obj" / ".x.cubin.abc.kernelwright.tmp").exists()
+
+
+def test_a_compiler_that_hangs_is_stopped_with_all_it_started(tmp_path, monkeypatch):
+    monkeypatch.setattr(compile_kernel, "TIMEOUT_S", 1.0)
+    started = tmp_path / "started"
+    command = ["sh", "-c", f"sleep 600 & echo $! > {started}; wait"]
+    with pytest.raises(compile_kernel.CompileFailedError, match="sh did not end within 1 s"):
+        compile_kernel._run("a_kernel", command, tmp_path, tmp_path / "log")
+    assert "sleep 600" in (tmp_path / "log").read_text()
+    status = Path(f"/proc/{started.read_text().strip()}/stat")
+    assert not status.exists() or status.read_text().split()[2] == "Z"
 
 
 def test_another_compiler_version_rebuilds(build, variant, compile_log, monkeypatch):
