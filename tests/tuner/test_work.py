@@ -3,6 +3,7 @@
 import math
 import multiprocessing
 import os
+import signal
 import time
 
 import pytest
@@ -174,5 +175,6 @@ def test_workers_are_other_processes_that_ignore_ctrl_c():
     workers = WorkerProcesses(1)
     try:
         assert workers.submit(os.getpid).result(timeout=60) != os.getpid()
+        assert workers.submit(signal.getsignal, signal.SIGINT).result(timeout=60) == signal.SIG_IGN
     finally:
         workers.shutdown()
