@@ -27,7 +27,7 @@ from .library import library_path
 
 Access = Literal["read", "write", "read_write"]
 _ACCESS: dict[str, int] = {"read": 1, "write": 2, "read_write": 3}
-CHECKS = ("memory", "init", "async", "barrier")
+CHECKS = ("memory", "init", "async", "barrier", "race")
 _ATTRIBUTE_CLUSTER_DIMENSION = 4
 _KERNEL_SHARED_SIZE, _KERNEL_MAX_DYNAMIC_SHARED, _DEVICE_SHARED_OPTIN = 1, 8, 97
 

@@ -130,7 +130,19 @@ static inline void shared_reads(Warp& w, const Insn& i, Mask m, const uint32_t* 
     for (Mask left = m; left; left &= left - 1) {
         const int l = __builtin_ctz(left);
         if (__builtin_expect(!all_written(shadow + offset[l], bytes), 0)) report_shared_read(w, i, l, offset[l], bytes);
-        on_shared_access(w, i, l, offset[l], bytes, SharedAccess::Read);
+    }
+}
+// Accesses of single lanes for the race check.
+static inline void order_reads(Warp& w, const Insn& i, Mask m, const uint32_t* offset, uint32_t bytes) {
+    for (Mask left = m; left; left &= left - 1) {
+        const uint32_t l = static_cast<uint32_t>(__builtin_ctz(left));
+        w.launch->races.read(w, i, l, offset[l], bytes);
+    }
+}
+static inline void order_writes(Warp& w, const Insn& i, Mask m, const uint32_t* offset, uint32_t bytes) {
+    for (Mask left = m; left; left &= left - 1) {
+        const uint32_t l = static_cast<uint32_t>(__builtin_ctz(left));
+        w.launch->races.write(w, i, l, offset[l], bytes);
     }
 }
 static inline void shared_writes(Warp& w, const Insn& i, Mask m, const uint32_t* offset, uint32_t bytes) {
@@ -141,7 +153,6 @@ static inline void shared_writes(Warp& w, const Insn& i, Mask m, const uint32_t*
             if (w.launch->checks.async && any_in_flight(shadow + offset[l], bytes)) report_shared_write_in_flight(w, i, l, offset[l], bytes);
             std::memset(shadow + offset[l], kWritten, bytes);
         }
-        on_shared_access(w, i, l, offset[l], bytes, SharedAccess::Write);
     }
 }
 
@@ -198,6 +209,12 @@ static Mask resolve(Warp& w, const Insn& i, Mask m, Space space, uint32_t operan
         if (launch.shadowed) {
             if (access & kRead) shared_reads(w, i, m, offset, bytes);
             if (access & kWrite) shared_writes(w, i, m, offset, bytes);
+        }
+        if (launch.checks.race) {
+            const bool reads = (access & kRead) != 0, writes = (access & kWrite) != 0;
+            if ((reads && writes) || (i.mode & kStrongAccess)) launch.races.strong(w, i, m, offset, bytes, reads, writes);
+            else if (reads) order_reads(w, i, m, offset, bytes);
+            else order_writes(w, i, m, offset, bytes);
         }
         if (launch.counting) {
             Counters& c = launch.counters;

@@ -39,6 +39,7 @@ struct Statement {
 };
 
 enum class Space : uint8_t { Global, Shared, Local, Param, Const, Generic };
+constexpr uint8_t kStrongAccess = 0x80;  // in Insn::mode of loads and stores
 
 struct Variable {
     std::string_view name;

@@ -68,6 +68,7 @@ void cp_async(Warp& w, const Insn& i, Mask m) {
             const int l = __builtin_ctz(left);
             land(shared + copy.dst[l], reinterpret_cast<const char*>(source_address[l]), Bytes, copy.src_bytes[l]);
             if (launch.shadowed) std::memset(w.block->shadow + copy.dst[l], kWritten, Bytes);
+            if (launch.checks.race) launch.races.write(w, i, static_cast<uint32_t>(l), copy.dst[l], Bytes);
         }
         return;
     }
@@ -76,7 +77,7 @@ void cp_async(Warp& w, const Insn& i, Mask m) {
         uint8_t* shadow = w.block->shadow + copy.dst[l];
         if (__builtin_expect(any_in_flight(shadow, Bytes), 0)) report_shared_write_in_flight(w, i, l, copy.dst[l], Bytes);
         std::memset(shadow, kInFlight, Bytes);
-        on_shared_access(w, i, l, copy.dst[l], Bytes, SharedAccess::AsyncWrite);
+        if (launch.checks.race) launch.races.issue_copy(w, i, static_cast<uint32_t>(l), copy.dst[l], Bytes);
     }
     copy.bytes = Bytes;
     copy.pc = static_cast<uint32_t>(&i - launch.kernel->code.data());
@@ -106,6 +107,7 @@ static void land_groups(Warp& w, Mask m, uint32_t keep, bool all) {
             const int l = __builtin_ctz(left);
             land(block.shared + copy.dst[l], reinterpret_cast<const char*>(copy.src[l]), copy.bytes, copy.src_bytes[l]);
             std::memset(block.shadow + copy.dst[l], kWritten, copy.bytes);
+            if (w.launch->checks.race) w.launch->races.land_copy(w, copy.pc, static_cast<uint32_t>(l), copy.dst[l], copy.bytes);
         }
         copy.lanes &= ~now;
         some_done |= copy.lanes == 0;

@@ -38,17 +38,18 @@ void finish_reduction(Warp& warp, const Split& split, const Insn& insn, const Ba
 void complete(Launch& launch, uint32_t id) {
     Block& block = launch.block;
     BarrierState& barrier = block.barriers[id];
-    on_barrier_complete(block, id);
     if (launch.counting) launch.counters.barriers += 1;
     for (Warp& warp : block.warps) {
         for (Split& split : warp.splits) {
             if (split.state != SplitState::AtBarrier || split.barrier != id) continue;
             const Insn& insn = launch.kernel->code[split.pc];
             if (insn.kind == Kind::BarrierReduce) finish_reduction(warp, split, insn, barrier);
+            if (launch.checks.race) launch.races.barrier_leave(warp, id);
             split.state = SplitState::Ready;
             split.pc += 1;
         }
     }
+    if (launch.checks.race) launch.races.barrier_reset(id);
     reset(barrier);
 }
 
@@ -112,6 +113,7 @@ void arrive(Warp& warp, Split& split) {
         barrier.popc += static_cast<uint32_t>(__builtin_popcount(p));
         barrier.threads += static_cast<uint32_t>(__builtin_popcount(split.mask));
     }
+    if (launch.checks.race) launch.races.barrier_arrive(warp, id);
     if (insn.kind == Kind::BarrierArrive) {
         split.pc += 1;
     } else {

@@ -29,10 +29,4 @@ void report_misaligned(Warp& warp, const Insn& insn, int lane, const char* space
 void report_shared_read(Warp& warp, const Insn& insn, int lane, uint32_t offset, uint32_t bytes);
 void report_shared_write_in_flight(Warp& warp, const Insn& insn, int lane, uint32_t offset, uint32_t bytes);
 
-// Places where an ordering (race) checker attaches: every access to shared memory and every barrier passes here.
-enum class SharedAccess : uint8_t { Read, Write, AsyncWrite, Atomic };
-inline void on_shared_access(Warp&, const Insn&, int /*lane*/, uint32_t /*offset*/, uint32_t /*bytes*/, SharedAccess) {}
-inline void on_barrier_complete(Block&, uint32_t /*barrier*/) {}
-inline void on_warp_sync(Warp&, Mask) {}
-
 }  // namespace kw

@@ -48,6 +48,12 @@ bool drop_hints(Parts& parts) {
     return policy;
 }
 
+// Accesses that order others (PTX ISA, "Memory Consistency Model": strong operations).
+bool is_strong(const Parts& parts) {
+    static const std::set<std::string_view> kStrong = {"volatile", "relaxed", "acquire", "release", "mmio"};
+    return std::any_of(parts.begin(), parts.end(), [](std::string_view part) { return kStrong.count(part) != 0; });
+}
+
 std::string_view take_space(Parts& parts) {
     static const std::pair<std::string_view, std::string_view> kSpaces[] = {
         {"global", "global"}, {"shared", "shared"}, {"shared::cta", "shared"}, {"local", "local"}, {"param", "param"},
@@ -243,7 +249,7 @@ void KernelDecoder::compare(Parts parts) {
 }
 
 void KernelDecoder::load_store(Parts parts) {
-    const bool policy = drop_hints(parts);
+    const bool strong = is_strong(parts), policy = drop_hints(parts);
     const std::string space(take_space(parts));
     std::string vector;
     if (take(parts, "v2")) vector = ".v2";
@@ -257,6 +263,7 @@ void KernelDecoder::load_store(Parts parts) {
     std::vector<Operand> operands = flat();
     if (policy && !operands.empty()) operands.pop_back();
     emit(std::string(load ? "ld." : "st.") + space + vector + (is_signed ? ".s" : ".u") + std::to_string(bits), operands);
+    if (strong) insn_.mode = kStrongAccess;
 }
 
 void KernelDecoder::atomic(Parts parts) {

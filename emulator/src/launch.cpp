@@ -35,7 +35,7 @@ void make_warps(Launch& launch) {
         warp.block = &launch.block;
         warp.launch = &launch;
         warp.ext = kernel.ext.data();
-        warp.index = warp.agent = w;
+        warp.index = w;
         warp.local.assign(static_cast<size_t>(kernel.local_bytes) * kLanes, 0);
         const uint32_t first = w * kLanes;
         warp.start = launch.threads - first >= kLanes ? kFullMask : (1u << (launch.threads - first)) - 1u;
@@ -54,6 +54,7 @@ void start_block(Launch& launch, uint32_t x, uint32_t y, uint32_t z) {
     std::memset(block.shared, kPoison, block.shared_bytes);
     if (launch.shadowed) std::memset(block.shadow, kUnwritten, block.shared_bytes);
     for (BarrierState& barrier : block.barriers) barrier = BarrierState{};
+    if (launch.checks.race) launch.races.reset(static_cast<uint32_t>(block.warps.size()), block.shared_bytes);
     for (Warp& warp : block.warps) {
         warp.live = warp.start;
         warp.splits.assign(1, Split{0, warp.start, SplitState::Ready, 0});
@@ -73,9 +74,9 @@ LaunchResult run_launch(const Kernel& kernel, const LaunchArguments& arguments, 
     launch.kernel = &kernel;
     launch.config = config;
     launch.checks = config.checks;
-    const bool any_check = config.checks.memory || config.checks.init || config.checks.async || config.checks.barrier;
+    const bool any_check = config.checks.memory || config.checks.init || config.checks.async || config.checks.barrier || config.checks.race;
     launch.counting = config.counters_follow_checks ? any_check : config.counters;
-    launch.shadowed = config.checks.init || config.checks.async;
+    launch.shadowed = config.checks.init || config.checks.async || config.checks.race;
     std::copy(arguments.grid, arguments.grid + 3, launch.grid);
     std::copy(arguments.block, arguments.block + 3, launch.block_dim);
     launch.threads = arguments.block[0] * arguments.block[1] * arguments.block[2];

@@ -10,6 +10,7 @@
 
 #include "base.h"
 #include "program.h"
+#include "race.h"
 
 namespace kw {
 
@@ -29,6 +30,7 @@ struct Checks {
     bool init = true;     // reads of unwritten memory
     bool async = true;    // asynchronous copies land late and poison their destination
     bool barrier = true;  // barrier misuse
+    bool race = true;     // accesses to shared memory that nothing orders
 };
 
 struct Config {
@@ -107,7 +109,6 @@ struct Warp {
     Launch* launch = nullptr;
     const uint32_t* ext = nullptr;
     uint32_t index = 0;   // in the block
-    uint32_t agent = 0;   // identity of this warp for ordering checks; see hooks in checks.h
     Mask start = 0;       // lanes that exist
     Mask live = 0;        // lanes that have not exited
     std::vector<Split> splits;
@@ -144,6 +145,7 @@ struct Launch {
     Checks checks;
     bool counting = false;
     bool shadowed = false;  // shared memory has shadow bytes
+    RaceDetector races;
     uint32_t grid[3], block_dim[3];
     uint32_t threads = 0, dynamic_shared = 0;
     Bytes params;

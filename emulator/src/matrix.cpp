@@ -57,6 +57,8 @@ void ldmatrix(Warp& w, const Insn& i, Mask m) {
     constexpr Mask lanes = N == 4 ? kFullMask : (1u << (8 * N)) - 1u;
     if (shared_in_bounds(w, i, lanes, offset, 16) != lanes) return;
     if (launch.shadowed) shared_reads(w, i, lanes, offset, 16);
+    if (launch.checks.race)
+        for (int l = 0; l < 8 * N; ++l) launch.races.read(w, i, kWholeWarp, offset[l], 16);
     const char* shared = w.block->shared;
     for (int n = 0; n < N; ++n) {
         char* d = reinterpret_cast<char*>(destination<uint32_t>(w, o[n]));

@@ -32,7 +32,7 @@ bool parse_number(const std::string& text, uint64_t& value) {
 
 bool parse_checks(const std::string& text, Checks& checks) {
     if (text == "all") return checks = Checks{}, true;
-    checks = Checks{false, false, false, false};
+    checks = Checks{false, false, false, false, false};
     if (text == "none") return true;
     size_t at = 0;
     for (;;) {
@@ -42,6 +42,7 @@ bool parse_checks(const std::string& text, Checks& checks) {
         else if (word == "init") checks.init = true;
         else if (word == "async") checks.async = true;
         else if (word == "barrier") checks.barrier = true;
+        else if (word == "race") checks.race = true;
         else return false;
         if (plus == std::string::npos) return true;
         at = plus + 1;
@@ -117,7 +118,7 @@ bool configure(Config& config, const std::string& text, std::string& message) {
             if (!is_number || number == 0 || number > 1u << 30) return bad("a positive whole number");
             *device.at(key) = static_cast<int>(number);
         } else if (key == "checks") {
-            if (!parse_checks(value, next.checks)) return bad("all, none, or some of memory, init, async, barrier joined by +");
+            if (!parse_checks(value, next.checks)) return bad("all, none, or some of memory, init, async, barrier, race joined by +");
         } else if (key == "counters") {
             if (value == "auto") next.counters_follow_checks = true;
             else if (value == "0" || value == "1") next.counters_follow_checks = false, next.counters = value == "1";

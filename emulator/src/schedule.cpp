@@ -236,12 +236,14 @@ class BlockRunner {
         return member[__builtin_ctz(mask)];
     }
     void release_warp_sync(Warp& warp) {
+        Mask synchronised = 0;
         for (Split& split : warp.splits) {
             if (split.state != SplitState::AtConvergence || code_[split.pc].kind != Kind::WarpSync) continue;
-            on_warp_sync(warp, split.mask);
+            synchronised |= split.mask;
             split.state = SplitState::Ready;
             split.pc += 1;
         }
+        if (launch_.checks.race) launch_.races.warp_sync(warp, synchronised);
     }
 
     // Executes the instruction at the split's pc, which is not Plain.
@@ -288,7 +290,7 @@ class BlockRunner {
         switch (insn.kind) {
             case Kind::WarpSync:
                 if (warp.splits.size() == 1) {
-                    on_warp_sync(warp, split->mask);
+                    if (launch_.checks.race) launch_.races.warp_sync(warp, split->mask);
                     split->pc = pc + 1;
                 } else {
                     split->state = SplitState::AtConvergence;

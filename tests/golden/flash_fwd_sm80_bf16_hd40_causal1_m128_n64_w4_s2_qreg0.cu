@@ -430,7 +430,9 @@ flash_fwd_sm80_bf16_hd40_causal1_m128_n64_w4_s2_qreg0(const __grid_constant__ Fl
     if constexpr (kQInRegs) {
         __syncthreads();  // no thread still reads the tiles that O overwrites
     } else {
-        __syncwarp();  // a warp overwrites its own rows of Q only, when all its lanes have read them
+        // A warp overwrites its own rows of Q only, when all its lanes have read them. ldmatrix executes for the warp as a
+        // whole, so its reads are done; the PTX memory model does not promise it, and this costs nothing.
+        __syncwarp();
     }
         const int row_in_tile = lane / 4;
 #pragma unroll

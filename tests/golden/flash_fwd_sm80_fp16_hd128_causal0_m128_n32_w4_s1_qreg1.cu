@@ -421,7 +421,9 @@ flash_fwd_sm80_fp16_hd128_causal0_m128_n32_w4_s1_qreg1(const __grid_constant__ F
     if constexpr (kQInRegs) {
         __syncthreads();  // no thread still reads the tiles that O overwrites
     } else {
-        __syncwarp();  // a warp overwrites its own rows of Q only, when all its lanes have read them
+        // A warp overwrites its own rows of Q only, when all its lanes have read them. ldmatrix executes for the warp as a
+        // whole, so its reads are done; the PTX memory model does not promise it, and this costs nothing.
+        __syncwarp();
     }
         const int row_in_tile = lane / 4;
 #pragma unroll

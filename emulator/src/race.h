@@ -1,0 +1,153 @@
+// Races on shared memory: two accesses to one byte, one of them a write, that no synchronisation orders.
+//
+// Happens-before by vector clocks, as FastTrack (Flanagan and Freund 2009) keeps them, with one component per warp. A warp's
+// sequence number grows at each of its synchronisations. know[w][v] > s means: all lanes of w come after what v did at
+// sequence number s; know[w][w] is the warp's own last __syncwarp() of all its lanes. What orders two accesses:
+//   - one thread's program order;
+//   - bar.sync and barrier.sync, and bar.arrive for those who later wait (PTX ISA, "bar");
+//   - bar.warp.sync among the lanes it names, and no other .sync instruction (PTX ISA, "bar.warp.sync");
+//   - for the bytes of a cp.async, the issuing thread's wait, from where on they count as its own write;
+//   - an atomic or a volatile, relaxed, acquire or release access, towards a later one of another thread to the same
+//     address: what the storing thread did, and what its warp had synchronised before, precedes all that follows the load.
+//     Scopes and the difference between relaxed and acquire are not looked at.
+// Records are kept for 16-byte granules, and for bytes where a granule was accessed in part.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <unordered_map>
+#include <vector>
+
+#include "base.h"
+
+namespace kw {
+
+struct Insn;
+struct Warp;
+
+// Who reads or writes: one of the 32 lanes, or
+constexpr uint32_t kWholeWarp = 32;     // all of them in one instruction (ldmatrix), which each lane's later accesses follow
+constexpr uint32_t kSeveralLanes = 33;  // more than one since the last synchronisation
+
+// An access: sequence number, warp, lane, instruction. 0: none.
+struct Record {
+    uint64_t bits = 0;
+    uint32_t seq() const { return static_cast<uint32_t>(bits >> 42); }
+    uint32_t warp() const { return static_cast<uint32_t>(bits >> 37) & 31u; }
+    uint32_t lane() const { return static_cast<uint32_t>(bits >> 31) & 63u; }
+    uint32_t pc() const { return static_cast<uint32_t>(bits) & 0x7fffffffu; }
+    static Record make(uint32_t seq, uint32_t warp, uint32_t lane, uint32_t pc) {
+        return {static_cast<uint64_t>(seq) << 42 | static_cast<uint64_t>(warp) << 37 | static_cast<uint64_t>(lane) << 31 | pc};
+    }
+};
+constexpr uint32_t kMaxSequence = (1u << 22) - 2;
+constexpr uint64_t kSplitGranule = ~0ull;
+constexpr uint32_t kGranule = 16;
+
+// The last access to each byte of shared memory, of one kind.
+class RecordTable {
+   public:
+    void reset(uint32_t bytes) {
+        granules_.assign((bytes + kGranule - 1) / kGranule, 0);
+        if (!bytes_.empty()) bytes_.assign(granules_.size() * kGranule, 0);
+    }
+    // Calls f(record) for the records of [offset, offset + bytes), which lies in one granule; equal neighbours once.
+    template <class F>
+    void visit(uint32_t offset, uint32_t bytes, F f) const {
+        const uint64_t whole = granules_[offset / kGranule];
+        if (__builtin_expect(whole != kSplitGranule, 1)) {
+            if (whole) f(Record{whole});
+            return;
+        }
+        uint64_t previous = 0;
+        for (uint32_t n = offset; n < offset + bytes; ++n) {
+            if (bytes_[n] && bytes_[n] != previous) f(Record{bytes_[n]});
+            previous = bytes_[n];
+        }
+    }
+    void set(uint32_t offset, uint32_t bytes, Record record) {
+        uint64_t& whole = granules_[offset / kGranule];
+        if (bytes == kGranule) {
+            whole = record.bits;
+            return;
+        }
+        if (whole == record.bits) return;
+        split(offset / kGranule);
+        for (uint32_t n = offset; n < offset + bytes; ++n) bytes_[n] = record.bits;
+    }
+    // As set, with each old record of the range mapped to its new one.
+    template <class F>
+    void update(uint32_t offset, uint32_t bytes, F f) {
+        uint64_t& whole = granules_[offset / kGranule];
+        if (bytes == kGranule && whole != kSplitGranule) {
+            whole = f(Record{whole}).bits;
+            return;
+        }
+        split(offset / kGranule);
+        for (uint32_t n = offset; n < offset + bytes; ++n) bytes_[n] = f(Record{bytes_[n]}).bits;
+    }
+
+   private:
+    void split(uint32_t granule) {
+        if (bytes_.empty()) bytes_.assign(granules_.size() * kGranule, 0);
+        if (granules_[granule] == kSplitGranule) return;
+        for (uint32_t n = 0; n < kGranule; ++n) bytes_[granule * kGranule + n] = granules_[granule];
+        granules_[granule] = kSplitGranule;
+    }
+
+    std::vector<uint64_t> granules_, bytes_;
+};
+
+// What one thread released alone: its accesses up to a sequence number.
+struct LaneRelease {
+    uint32_t warp, lane, seq;
+};
+
+struct Clock {
+    std::vector<uint32_t> warps;
+    std::vector<LaneRelease> lanes;
+};
+
+class RaceDetector {
+   public:
+    // Forgets everything: a thread block begins.
+    void reset(uint32_t warps, uint32_t shared_bytes);
+
+    void read(Warp& warp, const Insn& insn, uint32_t lane, uint32_t offset, uint32_t bytes);
+    void write(Warp& warp, const Insn& insn, uint32_t lane, uint32_t offset, uint32_t bytes);
+    // cp.async: its issue must come after all earlier accesses; from its landing on it is a write of the thread.
+    void issue_copy(Warp& warp, const Insn& insn, uint32_t lane, uint32_t offset, uint32_t bytes);
+    void land_copy(Warp& warp, uint32_t pc, uint32_t lane, uint32_t offset, uint32_t bytes);
+    // Atomics, and accesses that are volatile, relaxed, acquire or release: they order, and do not race with one another.
+    void strong(Warp& warp, const Insn& insn, Mask lanes, const uint32_t* offset, uint32_t bytes, bool loads, bool stores);
+
+    void warp_sync(Warp& warp, Mask lanes);
+    void barrier_arrive(Warp& warp, uint32_t barrier);
+    void barrier_leave(Warp& warp, uint32_t barrier);  // after the last arrival, for each warp that waited
+    void barrier_reset(uint32_t barrier);
+
+   private:
+    bool ordered(Record before, uint32_t warp, uint32_t lane) const;
+    bool ordered_slowly(Record before, uint32_t warp, uint32_t lane) const;
+    void check(Warp& warp, const Insn& insn, uint32_t lane, uint32_t offset, uint32_t bytes, const char* verb, bool also_readers);
+    void found(Warp& warp, const Insn& insn, uint32_t lane, uint32_t offset, const char* verb, Record before, bool before_writes);
+    uint32_t next_sequence(Warp& warp);
+    void join(uint32_t warp, const Clock& clock);
+
+    uint32_t warps_ = 0;
+    std::vector<uint32_t> seq_;
+    std::vector<Clock> know_;
+    std::vector<std::vector<uint32_t>> lanes_know_;  // per warp, once lanes have synchronised in part: [lane][lane]
+    RecordTable writes_;
+    std::vector<RecordTable> reads_;  // per warp
+    Clock barriers_[16];
+    std::unordered_map<uint32_t, Clock> released_;  // by address / 4
+};
+
+inline bool RaceDetector::ordered(Record before, uint32_t warp, uint32_t lane) const {
+    const uint32_t other = before.warp();
+    if (know_[warp].warps[other] > before.seq()) return true;
+    if (other == warp && (before.lane() == lane || before.lane() == kWholeWarp)) return true;
+    return ordered_slowly(before, warp, lane);
+}
+
+}  // namespace kw
