@@ -12,6 +12,8 @@ from pathlib import Path
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+TEMPORARY_SUFFIX = ".kernelwright.tmp"
+"""Ends the name of every temporary file, so that sweeping them takes nobody else's."""
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -22,12 +24,12 @@ def sha256_bytes(data: bytes) -> str:
 def write_atomic(path: Path, data: bytes) -> None:
     """Write `data` to `path` through a temporary file beside it and one rename.
 
-    A reader sees the old content or the new one; a killed writer leaves at most a `.tmp` file.
+    A reader sees the old content or the new one; a killed writer leaves at most a file ending in `TEMPORARY_SUFFIX`.
 
     Raises:
         OSError: if it cannot be written; the temporary file is then removed and `path` is untouched.
     """
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=".tmp", dir=path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=TEMPORARY_SUFFIX, dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
@@ -127,13 +129,13 @@ def _exchange(first: Path, second: Path) -> bool:
     raise OSError(code, os.strerror(code), str(second))
 
 
-def explain_os_error(error: OSError, doing: str) -> str:
-    """Say what went wrong with a file and what to do about it, in one line."""
+def explain_os_error(error: OSError, doing: str, instead: str = "another --out") -> str:
+    """Say what went wrong with a file and what to do about it, in one line; `instead`: what else may be chosen."""
     where = f" {error.filename}" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"{doing}: no space left for{where or ' the file'}. Free space there, or choose another --out."
+        return f"{doing}: no space left for{where or ' the file'}. Free space there, or choose {instead}."
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return f"{doing}: may not write{where or ' there'}. Choose another --out that you may write."
+        return f"{doing}: may not write{where or ' there'}. Choose {instead} that you may write."
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
-        return f"{doing}:{where or ' the path'} is in the way ({error.strerror}). Choose another --out."
+        return f"{doing}:{where or ' the path'} is in the way ({error.strerror}). Choose {instead}."
     return f"{doing}: {error.strerror or error}{':' if where else ''}{where}"

@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+FIRST_LINE = "# Written by gen build. Do not edit."
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Target:
@@ -32,7 +34,7 @@ def ninja_text(targets: Sequence[Target], python: str, package_root: str, settin
         settings_digest,
     ]
     lines = [
-        "# Written by gen build. Do not edit.",
+        FIRST_LINE,
         "ninja_required_version = 1.10",
         "",
         "rule kernel",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -17,10 +18,13 @@ import kernelwright
 from kernelwright.build.artifact_key import scan_headers
 from kernelwright.build.compile_kernel import INCLUDE_DIR, SETTINGS_FILE, CompileSettings
 from kernelwright.build.errors import CompileError
-from kernelwright.build.files import sha256_bytes, write_if_changed
-from kernelwright.build.ninja_file import Target, ninja_text
+from kernelwright.build.files import TEMPORARY_SUFFIX, sha256_bytes, write_if_changed
+from kernelwright.build.ninja_file import FIRST_LINE, Target, ninja_text
 from kernelwright.build.store import sweep_scratch
+from kernelwright.gen.errors import BuildError
 
+NINJA_FILE = Path("build.ninja")
+HEADERS_FILE = Path("obj/headers.json")  # names of all headers that builds put into `INCLUDE_DIR`
 _PROGRESS = re.compile(r"^\[(\d+)/(\d+)\] (.*)$")
 _NOISE = re.compile(r"^ninja: (build stopped|no work to do|Entering directory)")
 
@@ -41,14 +45,18 @@ def write_sources(out: Path, sources: Sequence[Source], include_dir: Path, setti
     give one module kernels of two states.
 
     Raises:
+        BuildError: if `out` holds a `build.ninja` of somebody else.
         OSError: if `out` cannot be written.
     """
+    _refuse_foreign(out / NINJA_FILE)
     for folder in ("src", "obj"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     headers: dict[str, bytes] = {}
     for source in sources:
         write_if_changed(out / "src" / f"{source.variant}.cu", source.text.encode())
         headers |= scan_headers(source.text, include_dir)
+    known = _known_headers(out) | set(headers)
+    write_if_changed(out / HEADERS_FILE, (json.dumps(sorted(known)) + "\n").encode())
     for name, data in headers.items():
         write_if_changed(out / INCLUDE_DIR / name, data)
     (out / INCLUDE_DIR).mkdir(exist_ok=True)
@@ -60,19 +68,40 @@ def write_sources(out: Path, sources: Sequence[Source], include_dir: Path, setti
         package_root=str(Path(kernelwright.__file__).parent.parent),
         settings_digest=sha256_bytes(settings_text)[:16],
     )
-    write_if_changed(out / "build.ninja", text.encode())
-    _sweep(out, include_dir)
+    write_if_changed(out / NINJA_FILE, text.encode())
+    _sweep(out, include_dir, known)
 
 
-def _sweep(out: Path, include_dir: Path) -> None:
-    """Remove what killed builds left, and headers that exist no more: a source must not find them here."""
+def _refuse_foreign(ninja_file: Path) -> None:
+    """A folder that another build system uses is no place for ours, which would replace its `build.ninja`."""
+    try:
+        with ninja_file.open(errors="replace") as stream:
+            first = stream.readline().rstrip("\n")
+    except FileNotFoundError:
+        return
+    if first != FIRST_LINE:
+        raise BuildError(f"{ninja_file} was not written by gen build and would be lost. Choose another --out.")
+
+
+def _known_headers(out: Path) -> set[str]:
+    """Return the headers that earlier builds put into `out`; other files beside them are not ours to remove."""
+    try:
+        names = json.loads((out / HEADERS_FILE).read_bytes())
+    except (OSError, ValueError):
+        return set()
+    texts = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    return {name for name in texts if not Path(name).is_absolute() and ".." not in Path(name).parts}
+
+
+def _sweep(out: Path, include_dir: Path, headers: set[str]) -> None:
+    """Remove what killed builds left, and `headers` that exist no more: a source must not find them here."""
     sweep_scratch(out / "obj")
     for folder in (out, out / "src", out / INCLUDE_DIR, out / "obj"):
-        for leftover in folder.glob(".*.tmp"):
+        for leftover in folder.glob(f".*{TEMPORARY_SUFFIX}"):
             leftover.unlink(missing_ok=True)
-    for header in (out / INCLUDE_DIR).rglob("*"):
-        if header.is_file() and not (include_dir / header.relative_to(out / INCLUDE_DIR)).is_file():
-            header.unlink()
+    for name in headers:
+        if not (include_dir / name).is_file():
+            (out / INCLUDE_DIR / name).unlink(missing_ok=True)
 
 
 def run_ninja(out: Path, ninja: Path, jobs: int, lock: int, progress: TextIO) -> None:

@@ -23,6 +23,7 @@ from kernelwright.build.files import sha256_bytes, sync_directory, write_synced
 ENTRY_SCHEMA = 1
 DIGESTED = ("kernel.ptx", "kernel.cubin", "source.cu")
 _OWNER = ".owner"
+_SCRATCH_SUFFIX = ".kernelwright"  # tells our folders in `tmp` from anybody else's
 _UNOWNED_AGE_S = 3600.0
 
 
@@ -106,7 +107,7 @@ def scratch_dir(base: Path, label: str) -> Iterator[Path]:
     """Yield an empty folder under `base/tmp`, removed afterwards; `sweep_scratch` takes a dead owner's."""
     parent = base / "tmp"
     parent.mkdir(parents=True, exist_ok=True)
-    path = Path(tempfile.mkdtemp(prefix=f"{label[:16]}.", dir=parent))
+    path = Path(tempfile.mkdtemp(prefix=f"{label[:16]}.", suffix=_SCRATCH_SUFFIX, dir=parent))
     owner = os.open(path / _OWNER, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(owner, fcntl.LOCK_EX)
@@ -117,9 +118,9 @@ def scratch_dir(base: Path, label: str) -> Iterator[Path]:
 
 
 def sweep_scratch(base: Path) -> int:
-    """Remove the scratch folders under `base/tmp` whose owner is gone; return how many."""
+    """Remove the scratch folders of ours under `base/tmp` whose owner is gone; return how many."""
     removed = 0
-    for path in sorted((base / "tmp").glob("*")):
+    for path in sorted((base / "tmp").glob(f"*{_SCRATCH_SUFFIX}")):
         try:
             owner = os.open(path / _OWNER, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:

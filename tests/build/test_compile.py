@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
+import os
 import re
+import shutil
+import time
 from pathlib import Path
 
 import pytest
 
-from kernelwright.build import compile_kernel
+from kernelwright.build import compile_kernel, kernels
 from kernelwright.build.errors import CompileError
 from kernelwright.build.kernels import read_kernel
 from kernelwright.build.store import entry_dir
 from kernelwright.gen.errors import BuildError
+from kernelwright.gen.render import include_dir
 
 
 def outputs(out: Path) -> list[str]:
@@ -52,11 +58,6 @@ def test_another_folder_takes_kernels_from_the_cache(build, variants, tmp_path, 
 
 
 def test_an_edited_header_rebuilds_what_includes_it(build, variant, out, compile_log, monkeypatch, tmp_path):
-    import shutil
-
-    from kernelwright.build import kernels
-    from kernelwright.gen.render import include_dir
-
     headers = tmp_path / "include"
     shutil.copytree(include_dir(), headers)
     monkeypatch.setattr(kernels, "include_dir", lambda: headers)
@@ -68,13 +69,55 @@ def test_an_edited_header_rebuilds_what_includes_it(build, variant, out, compile
     assert before.report["key"] != after.report["key"]
 
 
-def test_what_no_longer_exists_is_removed_and_so_is_litter(build, variant, out):
+def test_what_no_longer_exists_is_removed_and_so_is_litter(build, variant, out, monkeypatch, tmp_path):
+    headers = tmp_path / "include"
+    shutil.copytree(include_dir(), headers)
+    monkeypatch.setattr(kernels, "include_dir", lambda: headers)
     build([variant])
-    (out / "src" / "include" / "renamed.cuh").write_text("")
+    header = sorted((out / "src" / "include").iterdir())[0]
+    (headers / header.name).unlink()
     (out / "obj" / ".x.cubin.abc.kernelwright.tmp").write_text("")
-    build([variant])
-    assert not (out / "src" / "include" / "renamed.cuh").exists()
+    with contextlib.suppress(CompileError):  # the stand-in compiler misses the header too
+        build([variant])
+    assert not header.exists()
     assert not (out / "obj" / ".x.cubin.abc.kernelwright.tmp").exists()
+
+
+def test_files_of_others_in_the_output_folder_are_left_alone(build, variant, out):
+    theirs = [out / name for name in ("src/include/mine.h", "obj/tmp/mine/x", ".editor.tmp", "src/.x.tmp")]
+    for path in theirs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("precious")
+    os.utime(out / "obj" / "tmp" / "mine", (0, 0))
+    build([variant])
+    build([variant])
+    assert all(path.read_text() == "precious" for path in theirs)
+
+
+def test_a_list_of_headers_that_was_tampered_with_removes_nothing_outside(build, variant, out, tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("")
+    (out / "obj").mkdir(parents=True)
+    for names in (["../../../precious", str(precious), 7, "../x"], {"a": 1}, "x"):
+        (out / "obj" / "headers.json").write_text(json.dumps(names))
+        build([variant])
+    assert precious.exists()
+
+
+def test_a_build_file_of_another_build_system_is_not_replaced(build, variant, out):
+    out.mkdir()
+    (out / "build.ninja").write_text("# CMAKE generated file: DO NOT EDIT!\n")
+    with pytest.raises(BuildError, match="was not written by gen build and would be lost"):
+        build([variant])
+    assert (out / "build.ninja").read_text().startswith("# CMAKE")
+    assert [path.name for path in out.iterdir() if path.name != ".lock"] == ["build.ninja"]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_a_compiler_that_hangs_is_stopped_with_all_it_started(tmp_path, monkeypatch):
@@ -84,8 +127,10 @@ def test_a_compiler_that_hangs_is_stopped_with_all_it_started(tmp_path, monkeypa
     with pytest.raises(compile_kernel.CompileFailedError, match="sh did not end within 1 s"):
         compile_kernel._run("a_kernel", command, tmp_path, tmp_path / "log")
     assert "sleep 600" in (tmp_path / "log").read_text()
-    status = Path(f"/proc/{started.read_text().strip()}/stat")
-    assert not status.exists() or status.read_text().split()[2] == "Z"
+    deadline = time.monotonic() + 30  # a signal is not felt at once
+    while is_running(int(started.read_text())):
+        assert time.monotonic() < deadline, "what the compiler had started outlived it"
+        time.sleep(0.01)
 
 
 def test_another_compiler_version_rebuilds(build, variant, compile_log, monkeypatch):
