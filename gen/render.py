@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from functools import cache
 from pathlib import Path
 
@@ -11,12 +10,10 @@ import jinja2
 
 from kernelwright import resource_dir
 from kernelwright.gen.binding import bindings, struct_fields
-from kernelwright.gen.errors import SpecError
 from kernelwright.gen.layout import tile_layout
 from kernelwright.gen.spec import OPERATION, Variant
 
 TEMPLATE = "flash_fwd_mma.cu.jinja"
-_INCLUDE = re.compile(rb'^\s*#include\s+"([^"]+)"', re.MULTILINE)
 
 
 @cache
@@ -60,24 +57,3 @@ def render(variant: Variant) -> str:
             params={"struct": "FlashFwdParams", "fields": struct_fields(bindings()[OPERATION])},
         )
     )
-
-
-def included_headers(source: str) -> dict[str, bytes]:
-    """Return the headers that a rendered source includes, directly or not, by name, sorted.
-
-    Raises:
-        SpecError: if one does not exist.
-    """
-    found: dict[str, bytes] = {}
-    queue = [source.encode()]
-    while queue:
-        for match in _INCLUDE.findall(queue.pop()):
-            name = match.decode()
-            if name in found:
-                continue
-            path = include_dir() / name
-            if not path.is_file():
-                raise SpecError(f'#include "{name}": no such file in templates/include')
-            found[name] = path.read_bytes()
-            queue.append(found[name])
-    return dict(sorted(found.items()))

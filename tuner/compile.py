@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kernelwright.build.artifact_key import scan_headers
 from kernelwright.build.errors import CompileError
 from kernelwright.build.kernels import BuiltKernel, build_kernels
-from kernelwright.gen.render import included_headers, render
+from kernelwright.gen.render import include_dir, render
 from kernelwright.gen.spec import Variant
 from kernelwright.tuner.work import Compiled
 
@@ -56,7 +57,7 @@ def source_digest(variants: Iterable[Variant]) -> str:
     for variant in sorted(variants, key=lambda variant: variant.name):
         source = render(variant)
         digest.update(source.encode())
-        headers |= included_headers(source)
+        headers |= scan_headers(source, include_dir())
     for name, data in sorted(headers.items()):
         digest.update(f"\0{name}\0".encode() + data)
     return digest.hexdigest()

@@ -58,11 +58,11 @@ def test_headers_are_followed_through_headers_and_loops(tmp_path):
     assert set(scan_headers('#include "a.cuh"\n#include "of_the_toolkit.h"\n', tmp_path)) == {"a.cuh", "b.cuh"}
 
 
-def test_the_scan_agrees_with_the_renderer_on_every_template(variants):
-    from kernelwright.gen.render import include_dir, included_headers, render
+def test_every_header_of_ours_is_one_that_some_kernel_includes(variants):
+    from kernelwright.gen.render import include_dir, render
 
-    for variant in variants:
-        assert scan_headers(render(variant), include_dir()) == included_headers(render(variant))
+    included = [scan_headers(render(variant), include_dir()) for variant in variants]
+    assert {name for headers in included for name in headers} == {path.name for path in include_dir().iterdir()}
 
 
 def test_the_build_file_is_sorted_relative_and_the_same_for_the_same_targets():

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kernelwright.gen.errors import SpecError
-from kernelwright.gen.render import included_headers, render
+from kernelwright.gen.render import render
 from kernelwright.gen.spec import ForwardProblem, ForwardSchedule, Variant
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -63,9 +62,3 @@ def test_emitted_code_is_meant_to_be_read():
     assert "\n\n\n" not in text
     assert not re.search(r"[ \t]+$", text, re.MULTILINE)
     assert "{%" not in text and "{{" not in text
-
-
-def test_headers_are_found_through_headers():
-    assert list(included_headers(render(VARIANT))) == ["kw_copy.cuh", "kw_math.cuh"]
-    with pytest.raises(SpecError, match="no such file"):
-        included_headers('#include "absent.cuh"\n')
