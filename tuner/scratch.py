@@ -10,10 +10,7 @@ import hashlib
 import importlib
 import io
 import json
-import shutil
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,14 +21,12 @@ from kernelwright.build.kernels import build_kernels
 from kernelwright.build.launcher import compile_launcher
 from kernelwright.build.module import ModuleContent, assemble_module
 from kernelwright.build.settings import read_settings
+from kernelwright.build.store import scratch_dir, sweep_scratch
 from kernelwright.build.table_folder import TABLE_FILE, put_folder, table_bytes, table_folder_files
 from kernelwright.gen.devices import Device
 from kernelwright.gen.spec import Variant
 from kernelwright.gen.table import hand_row
 from kernelwright.tuner.work import Compiled
-
-_TABLE_PREFIX = "judging-"
-_LEFTOVER_AGE_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +42,8 @@ class ScratchModule:
         assert compiled.kernel is not None
         module = self._import()
         name = compiled.variant.name
-        table = Path(tempfile.mkdtemp(prefix=_TABLE_PREFIX, dir=self.folder.parent))
-        try:
+        with scratch_dir(self.folder.parent, "judging") as scratch:
+            table = scratch / "table"
             files = table_folder_files(self.folder.name, [hand_row(compiled.variant, {})], [compiled.kernel])
             content = json.loads(files[TABLE_FILE])
             # The emulator plays the first device of the first table that is asked.
@@ -58,8 +53,6 @@ class ScratchModule:
             with module.force_variant(name):
                 yield module
             module.load_table(None)
-        finally:
-            shutil.rmtree(table, ignore_errors=True)
 
     def _import(self) -> Any:  # Any: as above
         parent = str(self.folder.parent)
@@ -77,7 +70,7 @@ def make_scratch(
         BuildError: if it cannot be built.
     """
     place = hashlib.sha256(str(out.absolute()).encode()).hexdigest()[:8]  # one process may import several
-    _sweep(out / "scratch")
+    sweep_scratch(out / "scratch")  # of workers that were killed
     folder = out / "scratch" / f"kw_scratch_sm{device.sm}_{place}"
     launcher = compile_launcher(read_settings().cache_dir)
     built = build_kernels([variant], out, num_jobs=jobs, progress=io.StringIO())
@@ -91,13 +84,3 @@ def make_scratch(
     )
     assemble_module(folder, content)
     return ScratchModule(folder=folder.absolute(), device=device)
-
-
-def _sweep(folder: Path) -> None:
-    """Remove the tables of workers that were killed."""
-    for leftover in folder.glob(f"{_TABLE_PREFIX}*"):
-        try:
-            if time.time() - leftover.stat().st_mtime > _LEFTOVER_AGE_S:
-                shutil.rmtree(leftover, ignore_errors=True)
-        except OSError:
-            continue  # another run was faster
