@@ -48,6 +48,11 @@ def run(task: Task, context: Context) -> Iterator[Record]:
         known = ", ".join(one.name for one in FAMILIES)
         yield {**head, "note": f"not checked: no family {task.kwargs['operation']}; known: {known}"}
         return
+    before = context.results.records(NAME) if kind != "problems" else []
+    ended = next((one for one in before if one["key"] == f"{variant}/problems" and _has_ended(one)), None)
+    if ended is not None:
+        yield {**head, "note": f"not run: this kernel ended its process before ({ended['kind_of_fault']})"}
+        return
     common = {
         "module_dir": str(context.module_dir),
         "device": context.device,
@@ -66,6 +71,10 @@ def run(task: Task, context: Context) -> Iterator[Record]:
     if answer.get("fault") == "out of time":
         return
     yield {**head, "label": context.label, **describe(answer)}
+
+
+def _has_ended(record: Record) -> bool:
+    return record.get("kind_of_fault") in ("timeout", "crash")
 
 
 def describe(answer: Record) -> Record:
@@ -87,9 +96,12 @@ def describe(answer: Record) -> Record:
 
 
 def identity(context: Context, variant: str) -> dict[str, Any]:  # Any: JSON
-    """Return the digest by which a kernel is known when it is built again."""
+    """Return what a kernel computes, and the digest by which it is known when it is built again."""
     found = {kernel.name: kernel for kernel in kernels_of(context.module_dir)}[variant]
-    return {"ptx_sha256": found.ptx_sha256}
+    return {
+        "ptx_sha256": found.ptx_sha256,
+        "computes": f"{found.dtype} hd{found.head_dim} {'causal' if found.is_causal else 'full'}",
+    }
 
 
 def table(records: list[Record]) -> list[str]:

@@ -16,7 +16,7 @@ from device_steps.modules import kernels_of
 
 NAME = "fidelity"
 _LIMIT_S = 120.0
-_QUICK_KERNELS = 2
+_QUICK_KERNELS = {"cuda": 2, "emulator": 1}
 _GOLDEN = "device_steps.golden"
 _BINS = ((0, "equal"), (1, "1 ulp"), (2, "2 ulp"), (4, "3 to 4 ulp"))
 _REST = "more"
@@ -31,7 +31,7 @@ def plan(context: Context) -> list[Task]:
             estimate_s=context.cost("kernel", 4.0),
             kwargs={"operation": kernel.operation, "variant": kernel.name},
         )
-        for kernel in (kernels[:_QUICK_KERNELS] if context.quick else kernels)
+        for kernel in (kernels[: _QUICK_KERNELS[context.driver]] if context.quick else kernels)
     ]
     if importlib.util.find_spec(_GOLDEN):
         tasks.insert(0, Task(key="instructions", unit="instructions", estimate_s=context.cost("instructions", 10.0)))

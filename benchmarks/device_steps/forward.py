@@ -6,6 +6,8 @@ import base64
 import os
 from typing import Any
 
+import torch
+
 from device_steps.modules import load_module, part_of
 
 LARGE: tuple[dict[str, Any], ...] = (
@@ -36,8 +38,6 @@ def check(
             return {"note": one.skipped}
         results = one.results
     else:
-        import torch
-
         record = _record(module, variant)
         make, block_n = part_of(module, "problems").Problem, int(record.schedule["block_n"])
         common = {name: record.problem[name] for name in ("dtype", "head_dim", "is_causal")}
@@ -54,6 +54,8 @@ def check(
             ]
     verdicts = [one.verdict for one in results if one.verdict is not None]
     faults = [f"{one.problem}: {one.fault}" for one in results if one.fault]
+    if faults and _is_spoilt(device):
+        return {"fault": "error", "detail": faults[0]}  # ends this process: later calls would fail for it too
     answer: dict[str, Any] = {"problems": len(results), "failed": len(faults)}
     margins = [max(one.row_margin, one.tensor_margin) for one in verdicts]
     if margins and all(margin < float("inf") for margin in margins):
@@ -66,8 +68,6 @@ def repeat(
     *, module_dir: str, device: str, variant: str, seed: int, runs: int, outputs: list[str]
 ) -> dict[str, Any]:  # Any: JSON
     """Run a kernel again and again on one input, and count the runs in which an output's bits differ."""
-    import torch
-
     module = load_module(module_dir)
     problem = _repeat_problem(module, variant)
     differing = dict.fromkeys(outputs, 0)
@@ -86,8 +86,6 @@ def launch(*, module_dir: str, device: str, variant: str, seed: int, emulate: st
     Args:
         emulate: the emulator's device and options, as in `KERNELWRIGHT_EMULATE`.
     """
-    import torch
-
     if emulate:
         os.environ["KERNELWRIGHT_EMULATE"] = emulate  # of this process alone
     module = load_module(module_dir)
@@ -100,14 +98,22 @@ def launch(*, module_dir: str, device: str, variant: str, seed: int, emulate: st
     return answer
 
 
+def _is_spoilt(device: str) -> bool:
+    """Whether a kernel's fault has spoilt the CUDA context."""
+    try:
+        if device == "cuda":
+            torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
+
+
 def _record(module: Any, variant: str) -> Any:  # Any: of a module imported at run time
     return next(table.kernels[variant] for table in module._module.engine.tables() if variant in table.kernels)
 
 
 def _run(module: Any, variant: str, problem: Any, seed: int, device: str) -> dict[str, Any]:  # Any: as above
     """Return the outputs of one launch; they were NaN before, in buffers of NaN."""
-    import torch
-
     problems = part_of(module, "problems")
     block_n = int(_record(module, variant).schedule["block_n"])
     place = torch.device(device)

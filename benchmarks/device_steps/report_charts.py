@@ -28,7 +28,7 @@ class Chart:
 
 def charts_of(run: Run) -> list[Chart]:
     """Return what can be drawn of a run: only times that a GPU measured, and errors with their label."""
-    return [*_speed(run), *_memory(run), *_errors(run)]
+    return [*_speed(run), *_memory(run), *_blocks(run), *_errors(run)]
 
 
 def _speed(run: Run) -> list[Chart]:
@@ -76,18 +76,38 @@ def _memory(run: Run) -> list[Chart]:
     ]
 
 
+def _blocks(run: Run) -> list[Chart]:
+    """Traffic and time against the tile, as the FlashAttention paper's figure."""
+    bytes_: list[tuple[str, float]] = []
+    times: list[tuple[str, float]] = []
+    found = [one for one in run.merged("blocks") if "tile" in one]
+    for one in sorted(found, key=lambda each: (each["tile"]["block_m"], each["tile"]["block_n"])):
+        tile = f"{one['tile']['block_m']}x{one['tile']['block_n']}"
+        if one.get("label") == "counted" and one.get("global_bytes"):
+            bytes_.append((tile, float(one["global_bytes"]) / 1e6))
+        if one.get("label") == "measured" and one.get("time_us"):
+            times.append((tile, float(one["time_us"])))
+    title = f"{run.device}: queries x keys of a tile"
+    charts = [("blocks_bytes", "MB of global memory (counted)", bytes_), ("blocks_time", "us (measured)", times)]
+    return [
+        Chart(name=name, title=title, y_label=unit, kind="bars", series={"tile": points})
+        for name, unit, points in charts
+        if points
+    ]
+
+
 def _errors(run: Run) -> list[Chart]:
     found = [one for one in run.merged("correctness") if "worst_margin" in one]
     if not found:
         return []
     worst: dict[str, float] = {}
     for one in found:
-        name = str(one["variant"]).removeprefix("flash_")
+        name = str(one["computes"])
         worst[name] = max(worst.get(name, 0.0), float(one["worst_margin"]))
     return [
         Chart(
             name="errors",
-            title=f"{run.device}: worst error of each kernel",
+            title=f"{run.device}: worst error over the kernels of a problem",
             y_label=f"part of what is allowed ({found[0]['label']})",
             kind="bars",
             series={"worst error": sorted(worst.items())},
@@ -106,7 +126,7 @@ def draw(charts: Sequence[Chart], folder: Path) -> list[str]:
     pyplot: Any = importlib.import_module("matplotlib.pyplot")
     names = []
     for chart in charts:
-        figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+        figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
         _fill(axes, chart)
         names.append(f"{chart.name}.png")
         figure.savefig(folder / names[-1], dpi=120, metadata={"Software": None})  # same input, same bytes
