@@ -51,6 +51,6 @@ def _cache_dir(env: Mapping[str, str]) -> Path:
 def _positive(name: str, text: str | None) -> int | None:
     if not text:
         return None
-    if not text.isdecimal() or int(text) < 1:
-        raise BuildError(f"{name} must be a whole number of at least 1, got {text!r}")
+    if not text.isdecimal() or len(text) > 9 or int(text) < 1:  # Python refuses to read thousands of digits
+        raise BuildError(f"{name} must be a whole number from 1 to 999999999, got {text[:40]!r}")
     return int(text)

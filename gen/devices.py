@@ -80,8 +80,9 @@ def parse_arch(text: str) -> int:
         SpecError: if the text names no architecture that kernels are generated for.
     """
     digits = text.lower().removeprefix("sm_").removeprefix("sm").replace(".", "")
-    if digits.isdigit() and int(digits) in SUPPORTED_SMS:
-        return int(digits)
+    by_digits = {str(sm): sm for sm in SUPPORTED_SMS}
+    if digits in by_digits:
+        return by_digits[digits]
     known = ", ".join(f"sm{one}" for one in SUPPORTED_SMS)
     hint = " (Hopper has no kernel family yet; sm80 PTX runs there)" if digits.startswith("90") else ""
     raise SpecError(f"architecture {text!r}: unknown; known: {known}{hint}")

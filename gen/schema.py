@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import reprlib
+from collections.abc import Collection, Hashable, Mapping
 from pathlib import Path
 
 import yaml
@@ -18,6 +19,8 @@ def _no_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict[object, obje
     seen: set[object] = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node)
+        if not isinstance(key, Hashable):
+            raise yaml.constructor.ConstructorError(None, None, "a key must be plain text", key_node.start_mark)
         if key in seen:
             raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
         seen.add(key)
@@ -92,7 +95,14 @@ class Node:
 
 
 def _kind(value: object) -> str:
-    return f"{type(value).__name__} {value!r}"[:80]
+    return f"{type(value).__name__} {_brief(value)}"
+
+
+def _brief(value: object) -> str:
+    """Return `repr` of a value, cut short before it is made: a few aliases can stand for billions of elements."""
+    brief = reprlib.Repr()
+    brief.maxlevel, brief.maxstring, brief.maxother = 2, 60, 60
+    return brief.repr(value)[:80]
 
 
 def read_yaml(path: Path, schema: int) -> Node:
@@ -110,8 +120,10 @@ def read_yaml(path: Path, schema: int) -> Node:
         raise ConfigError(f"{path}: not plain YAML: {error}") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: not plain YAML: nested too deeply") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # of a scalar with a tag that it does not fit
+        raise ConfigError(f"{path}: not plain YAML: a value does not fit its type: {str(error)[:200]}") from error
     node = Node(value, path.name)
     found = value.get("schema") if isinstance(value, Mapping) else None
-    if found != schema or isinstance(found, bool):
-        raise node.fail(f"schema is {found!r}; this version reads schema {schema}")
+    if found != schema or type(found) is not int:
+        raise node.fail(f"schema is {_brief(found)}; this version reads schema {schema}")
     return node

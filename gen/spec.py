@@ -117,6 +117,11 @@ class Variant:
             schedule=ForwardSchedule(**_checked(ForwardSchedule, schedule)),
         )
 
+    @staticmethod
+    def is_name(text: str) -> bool:
+        """Whether a text has the form of a variant's name; what it names may still make no sense."""
+        return _NAME.fullmatch(text) is not None
+
     @classmethod
     def parse(cls, name: str) -> Variant:
         """Read a variant's name.
@@ -145,9 +150,10 @@ class Variant:
         )
 
 
+_NUMBER = r"0|[1-9][0-9]{0,8}"  # as Python prints it, so that a variant has one name
 _NAME = re.compile(
-    OPERATION + r"_sm(?P<sm>\d+)_(?P<dtype>fp16|bf16)_hd(?P<hd>\d+)_causal(?P<causal>[01])"
-    r"_m(?P<m>\d+)_n(?P<n>\d+)_w(?P<w>\d+)_s(?P<s>\d+)_qreg(?P<qreg>[01])"
+    rf"{OPERATION}_sm(?P<sm>{_NUMBER})_(?P<dtype>fp16|bf16)_hd(?P<hd>{_NUMBER})_causal(?P<causal>[01])"
+    rf"_m(?P<m>{_NUMBER})_n(?P<n>{_NUMBER})_w(?P<w>{_NUMBER})_s(?P<s>{_NUMBER})_qreg(?P<qreg>[01])"
 )
 
 

@@ -37,7 +37,7 @@ _SCRATCH = {"src", "obj", "dist"}  # folders of `out` that a module would collid
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's options."""
     add_plan_arguments(parser, arch_required=True)
-    parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="where (default: out)")
+    parser.add_argument("--out", type=_folder, default=Path("out"), metavar="DIR", help="where (default: out)")
     parser.add_argument("--name", metavar="MODULE", help="import name (default: flash_ and the architectures)")
     parser.add_argument("--install", action="store_true", help="make a wheel and install it with pip")
     parser.add_argument("--jobs", type=int, metavar="N", help="compilations at a time, within MAX_JOBS and memory")
@@ -46,13 +46,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="show what would be built, and its cost")
 
 
+def _folder(text: str) -> Path:
+    if not text:  # Path would take it for the current folder
+        raise argparse.ArgumentTypeError("is empty; name a folder, or . for this one")
+    return Path(text)
+
+
 def run(args: argparse.Namespace) -> int:
     """Build, and say how to use what was built."""
     started = time.monotonic()
     if args.jobs is not None and args.jobs < 1:
         raise UsageError(f"--jobs must be at least 1, got {args.jobs}")
     plan = plan_from(args)
-    name = args.name or "_".join(["flash", *(f"sm{sm}" for sm in plan.sms)])
+    name = "_".join(["flash", *(f"sm{sm}" for sm in plan.sms)]) if args.name is None else args.name
     check_name(name)
     if args.dry_run:
         if args.json:
@@ -82,6 +88,8 @@ def check_name(name: str) -> None:
     """
     if not (name.isascii() and name.isidentifier()) or keyword.iskeyword(name):
         raise UsageError(f"--name {name!r} is not a Python identifier")
+    if name.startswith("__"):
+        raise UsageError(f"--name {name!r} is of a kind that Python keeps for itself")
     if name in sys.stdlib_module_names or name in _TAKEN:
         raise UsageError(f"--name {name!r} would hide the module of that name")
     if name in _SCRATCH:

@@ -53,8 +53,9 @@ def find_variant(text: str) -> Variant:
 
     try:
         return Variant.parse(text)
-    except SpecError:
-        pass
+    except SpecError as error:
+        if Variant.is_name(text):  # well formed, and of something that cannot be
+            raise UsageError(f"{text!r}: {error}") from error
     plans = [make_plan(load_profile(name), list(SUPPORTED_SMS)) for name in profile_names()]
     known = dict.fromkeys(kernel.variant for plan in plans for kernel in plan.kernels)
     found = [variant for variant in known if text in variant.name]

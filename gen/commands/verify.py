@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -15,6 +16,7 @@ from kernelwright.gen.errors import BuildError
 
 HELP = "Check a module's kernels on the CPU emulator against a float64 reference."
 _DEFAULT_OUT = Path("out")
+_LARGEST_SEED = 2**32 - 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,16 +39,21 @@ def run(args: argparse.Namespace) -> int:
 
     if args.problems < 1:
         raise UsageError(f"--problems must be at least 1, got {args.problems}")
+    if not 0 <= args.seed <= _LARGEST_SEED:
+        raise UsageError(f"--seed must be from 0 to {_LARGEST_SEED}, got {args.seed}")
+    if not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", args.device):
+        raise UsageError(f"--device must be cpu, cuda or cuda:N, got {args.device!r}")
     folder = args.module or _only_module(_DEFAULT_OUT)
     if not (folder / "build_info.json").is_file():
         raise UsageError(f"{folder} is not a dispatch module. Build one with: gen build --arch sm80")
     before = read_table(folder / "kernels")["kernels"]
     result = _check(args, folder)
-    _note(folder, before, result, args.problems)
     if args.json:
         print_json(result.to_dict())
     else:
         print(result)
+    sys.stdout.flush()  # before what the module's folder may not take
+    _note(folder, before, result, args.problems)
     return 0 if result.passed else 1
 
 
@@ -67,7 +74,7 @@ def _note(folder: Path, before: dict[str, Any], result: Any, problems: int) -> N
             failed = [one.variant for one in checked if not one.passed]
             record_verified(table, passed, note, failed=failed)
     except OSError as error:
-        raise BuildError(explain_os_error(error, f"noting the result in {table}")) from error
+        raise BuildError(explain_os_error(error, f"noting the result in {table}", "a module")) from error
 
 
 def _only_module(out: Path) -> Path:

@@ -135,6 +135,12 @@ def test_a_missing_compiler_fails_with_what_mends_it(capsys, monkeypatch):
         (["build"], "--arch"),
         (["build", "--arch", "sm75"], "known: sm80"),
         (["build", "--arch", ","], "names no architecture"),
+        (["build", "--arch", "sm8²"], "known: sm80"),
+        (["build", "--arch", "٨٠"], "known: sm80"),
+        (["build", "--arch", "8" * 5000], "known: sm80"),
+        (["build", "--arch", "sm80", "--out", ""], "is empty"),
+        (["build", "--arch", "sm80", "--name", ""], "not a Python identifier"),
+        (["build", "--arch", "sm80", "--name", "__main__"], "Python keeps for itself"),
         (["build", "--arch", "sm80", "--profile", "nope"], "known: all_head_dims, default"),
         (["build", "--arch", "sm80", "--dtype", "fp32"], "known: fp16, bf16"),
         (["build", "--arch", "sm80", "--head-dim", "65"], "multiple of 8"),
@@ -147,6 +153,8 @@ def test_a_missing_compiler_fails_with_what_mends_it(capsys, monkeypatch):
         (["build", "--arch", "sm80", "--name", "obj"], "the build itself uses"),
         (["show", "no_such"], "no variant"),
         (["show", "hd64"], "say more"),
+        (["show", "flash_fwd_sm80_bf16_hd12_causal1_m128_n64_w4_s2_qreg0"], "head_dim must be a multiple of 8"),
+        (["show", f"flash_fwd_sm80_bf16_hd{'9' * 5000}_causal1_m128_n64_w4_s2_qreg0"], "no variant"),
         (["cache", "polish"], "invalid choice"),
         (["frobnicate"], "invalid choice"),
         ([], "VERB"),
@@ -162,6 +170,58 @@ def test_a_fault_in_a_profile_is_named_by_its_path(capsys, workplace):
     (workplace / "mine.yaml").write_text("schema: 1\nproblems:\n  - {dtype: fp16, head_dim: [64], is_causl: true}\n")
     status, _, err = run(capsys, "list", "--profile", "mine.yaml")
     assert status == FAILED and "mine.yaml: $.problems[0]: unknown key 'is_causl'" in err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "? [a]\n: 1\n",
+        "? {a: b}\n: 1\n",
+        "problems: !!int abc\n",
+        "problems: !!bool abc\n",
+        "problems: 2001-99-99\n",
+        f"problems: {'9' * 5000}\n",
+        "problems: !!timestamp x\n",
+        "problems: !!python/object/apply:os.system ['false']\n",
+    ],
+)
+def test_yaml_that_does_not_construct_is_a_fault_of_the_file(capsys, workplace, text):
+    (workplace / "mine.yaml").write_text(f"schema: 1\n{text}")
+    status, _, err = run(capsys, "list", "--profile", "mine.yaml")
+    assert status == FAILED and err.startswith("gen list: mine.yaml: not plain YAML") and len(err) < 500
+
+
+def test_aliases_that_stand_for_billions_are_not_printed(capsys, workplace):
+    lists = [f"&a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
+    for place in ("schema: {}\n", "schema: 1\nproblems: [{}]\n"):
+        text = "&a0 [x, x]"
+        for one in lists:  # each list holds the one before it: first whole, then by its name
+            text = one.replace(one.split("[")[1].split(",")[0], text, 1)
+        (workplace / "mine.yaml").write_text(place.format(text))
+        status, _, err = run(capsys, "list", "--profile", "mine.yaml")
+        assert status == FAILED and "mine.yaml: $" in err and len(err) < 500
+
+
+def test_a_stdout_that_takes_no_letters_or_nothing_is_no_traceback(workplace):
+    environment = os.environ | {"PYTHONPATH": str(Path(kernelwright.__file__).parent.parent)}
+    gen = f"{sys.executable} -m kernelwright.gen"
+    for command, expected in (
+        (f"{gen} list --arch sm80 >&-", DONE),
+        (f"{gen} list --arch sm80 >/dev/full", FAILED),
+        (f"{gen} list --arch sm80 2>&-", DONE),
+        (f"PYTHONIOENCODING=ascii {gen} build --arch sm80 --dry-run --json --out ünï", DONE),
+        (f"PYTHONIOENCODING=ascii {gen} cache size", DONE),
+    ):
+        done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, check=False)
+        assert (done.returncode, "Traceback" in done.stderr) == (expected, False), (command, done.stderr)
+
+
+def test_a_file_that_may_not_be_read_fails_in_one_line(capsys, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "/secret")
+
+    monkeypatch.setattr("kernelwright.build.cache.clear_cache", refuse)
+    assert run(capsys, "cache", "clear") == (FAILED, "", "gen cache: [Errno 13] Permission denied: '/secret'\n")
 
 
 def test_list_shows_every_kernel_with_its_cost(capsys):

@@ -93,6 +93,26 @@ def test_one_of_several_modules_must_be_named(make_module, capsys):
     assert "out/probe_one, out/probe_two" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--device", "foo"), ("--device", ""), ("--device", "cuda:x"), ("--seed", "-1"), ("--seed", "9" * 30)],
+)
+def test_a_device_or_seed_that_cannot_be_is_misuse(make_module, capsys, option, value):
+    assert main(["verify", str(make_module()), option, value]) == MISUSED
+    assert f"{option} must be" in capsys.readouterr().err
+
+
+def test_a_module_that_cannot_be_written_still_shows_its_result(make_module, capsys, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "table.json")
+
+    monkeypatch.setattr("kernelwright.build.table_folder.write_atomic", refuse)
+    assert main(["verify", str(make_module())]) == FAILED
+    captured = capsys.readouterr()
+    assert "the result" in captured.out
+    assert "may not write table.json. Choose a module that you may write" in captured.err
+
+
 @pytest.mark.parametrize("arguments", [["verify"], ["verify", "elsewhere"]])
 def test_without_a_module_the_command_that_makes_one_is_named(tmp_path, monkeypatch, capsys, arguments):
     monkeypatch.chdir(tmp_path)
