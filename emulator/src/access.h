@@ -132,6 +132,10 @@ static inline void shared_reads(Warp& w, const Insn& i, Mask m, const uint32_t* 
         if (__builtin_expect(!all_written(shadow + offset[l], bytes), 0)) report_shared_read(w, i, l, offset[l], bytes);
     }
 }
+// Whether an access orders others: atomics, and loads and stores that say so.
+static inline bool is_strong(const Insn& i, int access) { return access == (kRead | kWrite) || (i.mode & kStrongAccess) != 0; }
+static inline bool loads(const Insn& i, int access) { return (access & kRead) != 0 && !(access == (kRead | kWrite) && (i.mode & kNoResult) != 0); }
+
 // Accesses of single lanes for the race check.
 static inline void order_reads(Warp& w, const Insn& i, Mask m, const uint32_t* offset, uint32_t bytes) {
     for (Mask left = m; left; left &= left - 1) {
@@ -199,6 +203,22 @@ static inline void count_global(Warp& w, Mask m, const uint64_t* address, uint32
     }
 }
 
+// Accesses to global memory for the race check between blocks.
+static inline void order_global(Warp& w, const Insn& i, Mask m, const uint64_t* address, uint32_t bytes, int access) {
+    GlobalRaceDetector& races = w.launch->global_races;
+    uint64_t low = ~0ull, high = 0;
+    for (Mask left = m; left; left &= left - 1) {
+        const uint64_t a = address[__builtin_ctz(left)];
+        low = a < low ? a : low;
+        high = a > high ? a : high;
+    }
+    if (!m || !races.concerns(low, high + bytes)) return;
+    for (Mask left = m; left; left &= left - 1) {
+        const int l = __builtin_ctz(left);
+        if (races.concerns(address[l], address[l] + bytes)) races.access(w, i, l, address[l], bytes, loads(i, access), (access & kWrite) != 0, is_strong(i, access));
+    }
+}
+
 // Fills p[l] for the lanes that may go on and returns them.
 static Mask resolve(Warp& w, const Insn& i, Mask m, Space space, uint32_t operand, uint32_t bytes, int access, char** p) {
     Launch& launch = *w.launch;
@@ -211,8 +231,8 @@ static Mask resolve(Warp& w, const Insn& i, Mask m, Space space, uint32_t operan
             if (access & kWrite) shared_writes(w, i, m, offset, bytes);
         }
         if (launch.checks.race) {
-            const bool reads = (access & kRead) != 0, writes = (access & kWrite) != 0;
-            if ((reads && writes) || (i.mode & kStrongAccess)) launch.races.strong(w, i, m, offset, bytes, reads, writes);
+            const bool reads = loads(i, access), writes = (access & kWrite) != 0;
+            if (is_strong(i, access)) launch.races.strong(w, m, offset, reads, writes);
             else if (reads) order_reads(w, i, m, offset, bytes);
             else order_writes(w, i, m, offset, bytes);
         }
@@ -228,6 +248,8 @@ static Mask resolve(Warp& w, const Insn& i, Mask m, Space space, uint32_t operan
     lane_addresses(w, operand, i.imm, address);
     if (space == Space::Global || space == Space::Const) {
         if (launch.checks.memory) m = global_in_bounds(w, i, m, address, bytes, access);
+        if (launch.checks.race && launch.global_races.is_active())
+            order_global(w, i, m, address, bytes, access);
         if (launch.counting) count_global(w, m, address, bytes, (access & kRead) != 0);
         KW_LANES p[l] = reinterpret_cast<char*>(address[l]);
         return m;

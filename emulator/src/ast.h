@@ -39,7 +39,9 @@ struct Statement {
 };
 
 enum class Space : uint8_t { Global, Shared, Local, Param, Const, Generic };
-constexpr uint8_t kStrongAccess = 0x80;  // in Insn::mode of loads and stores
+// Bits of Insn::mode beside the Space.
+constexpr uint8_t kStrongAccess = 0x80;  // a load or store that is volatile, relaxed, acquire or release
+constexpr uint8_t kNoResult = 0x40;      // red: an atomic that loads nothing
 
 struct Variable {
     std::string_view name;

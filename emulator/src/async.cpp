@@ -62,6 +62,7 @@ void cp_async(Warp& w, const Insn& i, Mask m) {
         c.global_load_sectors_ideal += (bytes + 31) / 32;
         count_wavefronts(copy.dst, m, Bytes, c.cp_async_wavefronts, c.cp_async_wavefronts_ideal);
     }
+    if (launch.checks.race && launch.global_races.is_active()) order_global(w, i, whole | part, source_address, Bytes, kRead);
     char* shared = w.block->shared;
     if (!launch.checks.async) {
         for (Mask left = m; left; left &= left - 1) {

@@ -283,6 +283,7 @@ void KernelDecoder::atomic(Parts parts) {
         }
     }
     insn_.mode = static_cast<uint8_t>(space == "global" ? Space::Global : space == "shared" ? Space::Shared : Space::Generic);
+    if (parts[0] == "red") insn_.mode |= kNoResult;
 }
 
 void KernelDecoder::copy_async(Parts parts) {

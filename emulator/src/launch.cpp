@@ -54,7 +54,10 @@ void start_block(Launch& launch, uint32_t x, uint32_t y, uint32_t z) {
     std::memset(block.shared, kPoison, block.shared_bytes);
     if (launch.shadowed) std::memset(block.shadow, kUnwritten, block.shared_bytes);
     for (BarrierState& barrier : block.barriers) barrier = BarrierState{};
-    if (launch.checks.race) launch.races.reset(static_cast<uint32_t>(block.warps.size()), block.shared_bytes);
+    if (launch.checks.race) {
+        launch.races.reset(static_cast<uint32_t>(block.warps.size()), block.shared_bytes);
+        launch.global_races.begin_block((z * launch.grid[1] + y) * launch.grid[0] + x);
+    }
     for (Warp& warp : block.warps) {
         warp.live = warp.start;
         warp.splits.assign(1, Split{0, warp.start, SplitState::Ready, 0});
@@ -89,6 +92,7 @@ LaunchResult run_launch(const Kernel& kernel, const LaunchArguments& arguments, 
         range.end = range.begin + globals.size();
         launch.declared.push_back(range);
     }
+    if (launch.checks.race) launch.global_races.start(launch.declared, static_cast<uint64_t>(launch.grid[0]) * launch.grid[1] * launch.grid[2]);
     launch.executed.assign(kernel.code.size(), 0);
     launch.rng = config.seed * 0x9e3779b97f4a7c15ull + 1;
     launch.poll = poll;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base.h"
+#include "global_race.h"
 #include "program.h"
 #include "race.h"
 
@@ -146,6 +147,7 @@ struct Launch {
     bool counting = false;
     bool shadowed = false;  // shared memory has shadow bytes
     RaceDetector races;
+    GlobalRaceDetector global_races;
     uint32_t grid[3], block_dim[3];
     uint32_t threads = 0, dynamic_shared = 0;
     Bytes params;

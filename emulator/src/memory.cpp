@@ -93,7 +93,7 @@ void atomic(Warp& w, const Insn& i, Mask m) {
     const uint32_t* o = i.o;
     const int at = Returns ? 1 : 0;
     char* p[kLanes];
-    m = resolve(w, i, m, static_cast<Space>(i.mode), o[at], sizeof(T), kRead | kWrite, p);
+    m = resolve(w, i, m, static_cast<Space>(i.mode & ~kNoResult), o[at], sizeof(T), kRead | kWrite, p);
     const T* b = source<T>(w, o[at + 1]);
     const T* c = Returns ? source<T>(w, o[3]) : b;  // o[3] is b itself where there is no third operand
     if (w.launch->counting) w.launch->counters.atomics += static_cast<uint64_t>(__builtin_popcount(m));

@@ -103,7 +103,7 @@ void RaceDetector::land_copy(Warp& warp, uint32_t pc, uint32_t lane, uint32_t of
     writes_.set(offset, bytes, Record::make(seq_[warp.index], warp.index, lane, pc));
 }
 
-void RaceDetector::strong(Warp& warp, const Insn&, Mask lanes, const uint32_t* offset, uint32_t, bool loads, bool stores) {
+void RaceDetector::strong(Warp& warp, Mask lanes, const uint32_t* offset, bool loads, bool stores) {
     const uint32_t w = warp.index;
     for (Mask left = lanes; left; left &= left - 1) {
         const uint32_t lane = static_cast<uint32_t>(__builtin_ctz(left));

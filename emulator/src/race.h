@@ -118,7 +118,7 @@ class RaceDetector {
     void issue_copy(Warp& warp, const Insn& insn, uint32_t lane, uint32_t offset, uint32_t bytes);
     void land_copy(Warp& warp, uint32_t pc, uint32_t lane, uint32_t offset, uint32_t bytes);
     // Atomics, and accesses that are volatile, relaxed, acquire or release: they order, and do not race with one another.
-    void strong(Warp& warp, const Insn& insn, Mask lanes, const uint32_t* offset, uint32_t bytes, bool loads, bool stores);
+    void strong(Warp& warp, Mask lanes, const uint32_t* offset, bool loads, bool stores);
 
     void warp_sync(Warp& warp, Mask lanes);
     void barrier_arrive(Warp& warp, uint32_t barrier);
