@@ -114,13 +114,11 @@ def test_builds_in_many_folders_share_one_cache(toolkit, tmp_path, cache):
 
 def test_control_c_stops_the_compilers_and_leaves_nothing_half_made(toolkit, tmp_path, cache):
     out = tmp_path / "out"
-    process = start(out, FAKE_SLEEP="5")
+    process = start(out, FAKE_SLEEP="600")
     wait_for(lambda: list((out / "obj" / "tmp").glob("*/.owner")))
-    started = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to everybody
     status, _, stderr = finish(process)
     assert (status, "Traceback" in stderr) == (130, False), stderr
-    assert time.monotonic() - started < 4
     check_nothing_is_half_made(out, cache)
 
 
