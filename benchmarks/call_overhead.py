@@ -92,7 +92,7 @@ def make_module(folder: Path) -> None:
         "source_digest": "",
         "verified": [],
     }
-    row = {"kernel": "none", "device": None, "label": "hand", "evidence": {}, "runner_up": None}
+    row: dict[str, object] = {"kernel": "none", "device": None, "label": "hand", "evidence": {}, "runner_up": None}
     limits = [{"seqlen_q": [None, index]} for index in range(1, NUM_ROWS)]
     table = {
         "schema": 1,

@@ -125,7 +125,9 @@ def _run(args: argparse.Namespace, isolation: Isolation, started: float) -> int:
         raise SetupError(f"--out {args.out} holds results. Go on with --resume, or choose another folder")
     if args.resume and not found:
         raise SetupError(f"--resume: there are no results in {args.out}. Leave --resume out to begin")
+    begun = time.monotonic()
     facts = probe(args.driver, isolation)
+    probe_s = time.monotonic() - begun
     entries = [entry for entry in STEPS if args.only is None or entry.name in args.only]
     head = _head(args, facts, entries)
     _check_same(results, head)
@@ -143,13 +145,16 @@ def _run(args: argparse.Namespace, isolation: Isolation, started: float) -> int:
         costs=read_costs(kind_of_run(args.driver, quick=args.quick)),
         isolation=isolation,
     )
+    begin_s = context.cost("begin", 10.0, step="environment")
+    cost = {"unit": "begin", "wall_s": round(probe_s, 3), "estimate_s": begin_s, "records": 1}
+    results.append({"step": "environment", "key": f"{head['key']} begin", "task": cost})
     prepared, build_s = _with_module(args, context, facts, entries)
     tallies: list[Tally] = []
     try:
         run_steps(prepared, entries, tallies)
     finally:
         actual_s = time.monotonic() - started
-        estimate_s = build_s + sum(one.estimate_s for one in tallies)
+        estimate_s = begin_s + build_s + sum(one.estimate_s for one in tallies)
         results.append(
             {
                 "step": "environment",

@@ -50,7 +50,7 @@ def make_context(
         "work": out / "work",
         "limit_s": None,
         "results": results,
-        "costs": Costs(medians={}),
+        "costs": Costs(means={}),
         "isolation": InThisProcess(answer),
     }
     return Context(**values)
