@@ -16,6 +16,7 @@ Constraint = Callable[[Variant, Device], str | None]
 
 MAX_REGISTERS = 255  # per thread, CUDA C++ Programming Guide, "Compute Capabilities"
 _OTHER_REGISTERS = 24  # addresses, row statistics, one pair of operand fragments; below every compiled variant
+MAX_USEFUL_STAGES = 4  # one tile in use and three in flight: our choice, no limit of the hardware
 
 
 def arch_matches(variant: Variant, device: Device) -> str | None:
@@ -56,9 +57,9 @@ def registers_fit(variant: Variant, device: Device) -> str | None:
 
 
 def stages_are_used(variant: Variant, device: Device) -> str | None:
-    """A ring of one tile fewer than two is no ring: 2 stages hold one tile in use and one in flight."""
-    if variant.schedule.num_stages > 4:
-        return f"num_stages {variant.schedule.num_stages}: more than 4 tiles in flight only cost shared memory"
+    """Copies land within the computation of a few tiles; a longer ring holds tiles that wait."""
+    if variant.schedule.num_stages > MAX_USEFUL_STAGES:
+        return f"num_stages {variant.schedule.num_stages}: more than {MAX_USEFUL_STAGES} only cost shared memory"
     return None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kernelwright.gen.binding import bindings
-from kernelwright.gen.devices import SUPPORTED_SMS, devices
+from kernelwright.gen.devices import devices
 from kernelwright.gen.ladder import Bounds
 from kernelwright.gen.spec import OPERATION, Variant
 
@@ -53,11 +53,10 @@ def hand_row(variant: Variant, when: Bounds) -> dict[str, object]:
 
 def table(name: str, kernels: Mapping[str, object], rows: list[dict[str, object]]) -> dict[str, object]:
     """Return a whole table, ready for JSON."""
-    kinds = {*SUPPORTED_SMS, 90}
     return {
         "schema": SCHEMA,
         "name": name,
-        "devices": {key: device.to_dict() for key, device in devices().items() if device.sm in kinds},
+        "devices": {key: device.to_dict() for key, device in devices().items()},
         "operations": dict(bindings()),
         "kernels": dict(kernels),
         "rows": rows,
