@@ -45,7 +45,7 @@ from device_steps.prepare import (  # noqa: E402
     existing_module,
     probe,
 )
-from device_steps.results import Results  # noqa: E402
+from device_steps.results import SUFFIX, Results  # noqa: E402
 from device_steps.runner import Tally, run_steps  # noqa: E402
 from device_steps.steps import STEPS, Entry  # noqa: E402
 from device_steps.summary import faults_of, summary_data, summary_text  # noqa: E402
@@ -123,7 +123,7 @@ def _run(args: argparse.Namespace, isolation: Isolation, started: float) -> int:
     found = results.load(_warn)
     if found and not args.resume:
         raise SetupError(f"--out {args.out} holds results. Go on with --resume, or choose another folder")
-    if args.resume and not found:
+    if args.resume and not any(args.out.glob(f"*{SUFFIX}")):
         raise SetupError(f"--resume: there are no results in {args.out}. Leave --resume out to begin")
     begun = time.monotonic()
     facts = probe(args.driver, isolation)

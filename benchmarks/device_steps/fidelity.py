@@ -42,6 +42,9 @@ def run(task: Task, context: Context) -> Iterator[Record]:
     if task.key == "instructions":
         yield from _instructions(context)
         return
+    if not (context.module_dir / "_emulator.so").exists():
+        yield {"note": "not run: the emulator could not be compiled here"}
+        return
     variant, family = str(task.kwargs["variant"]), family_of(str(task.kwargs["operation"]))
     assert family is not None  # `plan` leaves out the others
     common = {"module_dir": str(context.module_dir), "variant": variant, "seed": context.seed}
@@ -140,4 +143,4 @@ def table(records: list[Record]) -> list[str]:
         for one in records
         if "statuses" in one
     ]
-    return lines
+    return lines + sorted({str(one["note"]) for one in records if one.get("note")})

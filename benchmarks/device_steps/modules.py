@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kernelwright.gen.devices import parse_arch, reference_device
+
 
 def load_module(module_dir: str | Path) -> Any:  # Any: a module imported at run time
-    """Import the module; on CPU tensors it is the emulator that launches, which it does not warn of here."""
+    """Import the module; on CPU tensors it is the emulator that launches, which it does not warn of here.
+
+    The emulator plays a GPU of the architecture that the kernels are built for, unless the environment says another.
+    """
     folder = Path(module_dir).resolve()
+    (arch, *_) = json.loads((folder / "build_info.json").read_text(encoding="utf-8"))["archs"]
+    os.environ.setdefault("KERNELWRIGHT_EMULATE", reference_device(parse_arch(arch)).name)
     if str(folder.parent) not in sys.path:
         sys.path.insert(0, str(folder.parent))
     module = importlib.import_module(folder.name)

@@ -22,13 +22,16 @@ class Results:
         self._keys: dict[str, set[str]] = {}
 
     def load(self, warn: Callable[[str], None]) -> int:
-        """Read what an earlier run left, and mend a file whose last line was cut off; return the number of records."""
+        """Read what an earlier run left, and mend a file whose last line was cut off; return the number of results.
+
+        A run that ended before its first task has left its own head, which is no result.
+        """
         count = 0
         for path in sorted(self.folder.glob(f"*{SUFFIX}")):
             mend(path, warn)
             for record in read_records(path, warn):
                 self._keys.setdefault(path.stem, set()).add(str(record.get("key")))
-                count += 1
+                count += not is_head(record)
         return count
 
     def done(self, key: str, step: str | None = None) -> bool:
@@ -52,6 +55,11 @@ class Results:
             stream.flush()
             os.fsync(stream.fileno())
         self._keys.setdefault(step, set()).add(str(record["key"]))
+
+
+def is_head(record: Record) -> bool:
+    """Whether a record tells of a run, not of what it found."""
+    return str(record.get("key")).startswith("run ")
 
 
 def _without_places(line: str) -> str:

@@ -69,9 +69,9 @@ def _times(tallies: Sequence[Tally], *, actual_s: float, estimate_s: float) -> l
         left = f", {one.left_out} left out for want of time (--resume does them)" if one.left_out else ""
         lines.append(
             f"{one.name:<12} {one.done} done{before}{left}; "
-            f"estimated {one.estimate_s / 60:.1f} min, took {one.actual_s / 60:.1f}"
+            f"estimated {one.estimate_s / 60:.2f} min, took {one.actual_s / 60:.2f}"
         )
-    lines.append(f"{'in all':<12} estimated {estimate_s / 60:.1f} min, took {actual_s / 60:.1f}")
+    lines.append(f"{'in all':<12} estimated {estimate_s / 60:.2f} min, took {actual_s / 60:.2f}")
     return lines
 
 

@@ -1,6 +1,8 @@
 """Makes benchmarks/ importable, as it is for `python benchmarks/device.py`, and the helpers of this folder."""
 
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,16 @@ import pytest
 for folder in (Path(__file__).resolve().parents[2] / "benchmarks", Path(__file__).resolve().parent):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
+
+
+@pytest.fixture(autouse=True)
+def _emulated_device_stays() -> Iterator[None]:
+    """A call that elsewhere has a process of its own chooses the emulated GPU for that process."""
+    before = os.environ.get("KERNELWRIGHT_EMULATE")
+    yield
+    os.environ.pop("KERNELWRIGHT_EMULATE", None)
+    if before is not None:
+        os.environ["KERNELWRIGHT_EMULATE"] = before
 
 
 @pytest.fixture(scope="session")

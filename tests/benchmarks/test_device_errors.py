@@ -37,7 +37,7 @@ def test_resume_needs_results(tmp_path):
 def test_results_are_not_written_into_others_without_resume(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    (out / "environment.jsonl").write_text('{"step": "environment", "key": "run 1", "begun": ""}\n')
+    (out / "correctness.jsonl").write_text('{"step": "correctness", "key": "k"}\n')
     done = device(out)
     assert done.returncode == 1 and "--resume" in done.stderr
 

@@ -129,7 +129,7 @@ def test_the_table_never_exceeds_sixty_lines(tmp_path):
     text = summary_text(results, tallies, actual_s=60, estimate_s=90)
     assert len(text.splitlines()) <= 60
     assert "FAULTS: 480" in text and "470 more" in text
-    assert "estimated 1.5 min, took 1.0" in text
+    assert "estimated 1.50 min, took 1.00" in text
 
 
 def test_a_line_that_was_cut_off_is_dropped_with_a_warning_and_whole_ones_stay(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import sys
 import time
 from pathlib import Path
@@ -10,11 +11,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from device_steps import sanitizer
+from device_steps import correctness, environment, fidelity, forward, probe, sanitizer
 from device_steps.correctness import describe
 from device_steps.fidelity import differences
+from device_steps.modules import Kernel, kernels_of
 from device_steps.sanitizer import TOOLS, find_tool, plan, sanitize
 from steps_context import make_context, run_step
+
+from kernelwright.gen.cli import main
+from kernelwright.tuner import measure
 
 CLEAN = 'echo "========= COMPUTE-SANITIZER"; echo "========= ERROR SUMMARY: 0 errors"'
 FOUND = (
@@ -82,9 +87,8 @@ def test_a_launch_under_the_tool_computes(tiny_module, tmp_path):
 def test_without_the_tool_each_task_says_so(tmp_path, monkeypatch):
     (tmp_path / "kernels").mkdir()
     monkeypatch.setattr(sanitizer, "find_tool", lambda: None)
-    monkeypatch.setattr(
-        sanitizer, "kernels_of", lambda folder: [type("K", (), {"operation": "flash_fwd", "name": "k"})]
-    )
+    kernel = SimpleNamespace(operation="flash_fwd", name="k")
+    monkeypatch.setattr(sanitizer, "kernels_of", lambda folder: [kernel])
     found = run_step(sanitizer, make_context(tmp_path, "sanitizer", driver="cuda"))
     assert [one["tool"] for one in found] == list(TOOLS)
     assert all("no compute-sanitizer" in one["note"] for one in found)
@@ -138,3 +142,108 @@ def test_neighbouring_numbers_are_one_unit_apart(dtype, first, second, ulps):
 def test_what_is_wrong_with_a_kernel_has_a_kind_and_words(answer, kind):
     found = describe(answer)
     assert found.get("kind_of_fault") == kind and bool(found.get("fault")) == (kind is not None)
+
+
+class CallTimer:
+    """Stands in for CUDA events: a call takes 1000 us."""
+
+    def __init__(self, l2_mib: int) -> None:
+        assert l2_mib == 40
+
+    def sample_us(self, call) -> float:
+        call()
+        return 1000.0
+
+
+def test_ceilings_count_what_is_moved_and_multiplied(monkeypatch):
+    monkeypatch.setattr(measure, "CudaTimer", CallTimer)
+    copied = probe.copy_rate(l2_mib=40, device="cpu", copy_bytes=1 << 20)
+    assert copied["bytes"] == 2 << 20 and copied["gb_per_s"] == pytest.approx(2.1, abs=0.01)
+    assert probe.matmul_rate(l2_mib=40, device="cpu", size=100)["tflops"] == pytest.approx(2e-3, abs=1e-1)
+
+
+def test_ceilings_of_a_gpu_are_measured_and_of_the_emulator_not(tmp_path):
+    rates = {"copy_rate": {"gb_per_s": 3900.0, "time_us": 1.0}, "matmul_rate": {"tflops": 690.0, "time_us": 1.0}}
+    facts = {"device": "NVIDIA H200", "sm": 90, "l2_mib": 50, "torch": "2.13.0"}
+
+    def answer(target, asked):
+        name = target.partition(":")[2]
+        assert name == "facts" or asked == {"l2_mib": 50}
+        return facts if name == "facts" else rates[name]
+
+    found = run_step(environment, make_context(tmp_path / "gpu", "environment", driver="cuda", answer=answer))
+    assert [one.get("label") for one in found] == [None, "measured", "measured"]
+    assert environment.table(found)[2:] == [
+        "copy on the device: 3900.0 GB/s (measured)",
+        "bf16 matmul, random data: 690.0 TFLOP/s (measured)",
+    ]
+    found = run_step(environment, make_context(tmp_path / "cpu", "environment", answer=answer))
+    assert [found[1]["gb_per_s"], found[2]["tflops"]] == ["not measured", "not measured"]
+
+
+@pytest.mark.parametrize(
+    ("does", "expected"),
+    [
+        (f"echo '{', '.join(str(index) for index in range(13))}'", {"clocks.sm": "3"}),
+        ("echo 'Field \"pstate\" is not valid'; exit 2", {"problem": 'Field "pstate" is not valid'}),
+    ],
+)
+def test_what_nvidia_smi_says_is_kept(tmp_path, monkeypatch, does, expected):
+    path = tmp_path / "nvidia-smi"
+    path.write_text(f"#!/bin/sh\n{does}\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    found = environment._nvidia_smi()
+    assert {name: found[name] for name in expected} == expected
+
+
+@pytest.mark.nvcc
+def test_large_shapes_are_checked_too(tiny_module, monkeypatch):
+    shapes = ({"seqlen_q": 70, "seqlen_k": 200, "group": 2, "kind": "needle"}, {"seqlen_q": 3, "seqlen_k": 65})
+    monkeypatch.setattr(forward, "LARGE", shapes)
+    (first, *_) = kernels_of(tiny_module)
+    found = forward.check(module_dir=str(tiny_module), device="cpu", variant=first.name, seed=0, problems=0, large=True)
+    assert (found["problems"], found["failed"]) == (2, 0) and found["worst_margin"] <= 1
+
+
+@pytest.mark.nvcc
+def test_kernels_of_another_architecture_run_on_a_gpu_of_theirs(tmp_path, monkeypatch):
+    monkeypatch.delenv("KERNELWRIGHT_EMULATE", raising=False)
+    options = ["--head-dim", "16", "--dtype", "bf16", "--out", str(tmp_path), "--name", "flash_ada"]
+    assert main(["build", "--arch", "sm89", *options]) == 0
+    (first, *_) = kernels_of(tmp_path / "flash_ada")
+    asked = {"module_dir": str(tmp_path / "flash_ada"), "device": "cpu", "variant": first.name, "seed": 0}
+    assert set(forward.launch(**asked)) == {"out", "lse"}
+    assert forward.check(**asked, problems=1, large=False)["failed"] == 0
+
+
+def test_on_a_gpu_large_shapes_come_last_and_the_gpu_answers_the_emulator(tmp_path, monkeypatch):
+    kernel = Kernel(
+        name="k",
+        operation="flash_fwd",
+        sm=80,
+        dtype="bf16",
+        head_dim=64,
+        is_causal=False,
+        schedule={},
+        ptx_sha256="ab" * 32,
+    )
+    for step in (correctness, fidelity):
+        monkeypatch.setattr(step, "kernels_of", lambda folder: [kernel])
+    (tmp_path / "_emulator.so").touch()
+    one = output([1.0], "float32")
+
+    def answer(target, asked):
+        if target.endswith("record_and_replay"):
+            assert asked["library"] == "libcuda.so.1" and asked["folder"] == str(tmp_path / "out")
+            return {"device": "x", "outcomes": [{"name": "mma", "status": "differ", "detail": "3 of 4"}]}
+        return {"out": one} if target.endswith("launch") else {"problems": 6, "failed": 0, "worst_margin": 0.5}
+
+    context = make_context(
+        tmp_path / "out", "correctness", module_dir=tmp_path, driver="cuda", quick=False, answer=answer
+    )
+    assert [task.key for task in correctness.plan(context)] == ["k/problems", "k/repeat", "k/large"]
+    assert all(found["label"] == "measured" for found in run_step(correctness, context))
+    found = run_step(fidelity, context)
+    assert found[0]["fault"] == "mma: 3 of 4" and found[0]["key"] == "instructions/mma"
+    assert found[-1]["between"] == ["emulator", "GPU"] and found[-1]["outputs"]["out"]["max_ulp"] == 0

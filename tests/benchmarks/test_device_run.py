@@ -43,7 +43,7 @@ def test_every_step_runs_in_its_order(whole):
 def test_the_table_is_short_and_compares_estimated_with_actual_minutes(whole):
     _, printed, _ = whole
     assert len(printed.splitlines()) <= 60
-    assert re.search(r"in all +estimated \d+\.\d min, took \d+\.\d", printed)
+    assert re.search(r"in all +estimated \d+\.\d\d min, took \d+\.\d\d", printed)
 
 
 def test_nothing_of_the_emulator_is_called_a_speed(whole):
