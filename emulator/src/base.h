@@ -21,6 +21,12 @@ constexpr uint64_t kSharedWindow = 0xff01000000000000ull;
 constexpr uint64_t kLocalWindow = 0xff02000000000000ull;
 constexpr uint64_t kParamWindow = 0xff03000000000000ull;
 
+// Values of CUresult (cuda.h) that are used here.
+enum Result : int {
+    kSuccess = 0, kInvalidValue = 1, kOutOfMemory = 2, kInvalidDevice = 101, kInvalidImage = 200, kInvalidContext = 201,
+    kNoBinary = 209, kInvalidPtx = 218, kInvalidHandle = 400, kNotFound = 500, kLaunchFailed = 719, kNotSupported = 801, kUnknown = 999,
+};
+
 // A PTX text that cannot be loaded; `line` is 1-based, 0 where no line applies.
 struct LoadError : std::runtime_error {
     int line;

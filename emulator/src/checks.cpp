@@ -8,7 +8,6 @@ namespace kw {
 namespace {
 
 constexpr size_t kMaxFindings = 100;
-constexpr int kLaunchFailed = 719;  // CUDA_ERROR_LAUNCH_FAILED
 
 std::string hex(uint64_t value) {
     static const char* kDigits = "0123456789abcdef";

@@ -13,12 +13,6 @@ namespace {
 
 using namespace kw;
 
-// Values of CUresult (cuda.h) that are used here.
-enum Result : int {
-    kSuccess = 0, kInvalidValue = 1, kOutOfMemory = 2, kInvalidDevice = 101, kInvalidImage = 200, kInvalidContext = 201,
-    kNoBinary = 209, kInvalidPtx = 218, kInvalidHandle = 400, kNotFound = 500, kLaunchFailed = 719, kNotSupported = 801, kUnknown = 999,
-};
-
 struct LaunchConfig {  // CUlaunchConfig
     unsigned grid[3], block[3], shared_bytes;
     void* stream;
@@ -209,24 +203,24 @@ KW_EXPORT int cuDeviceGetAttribute(int* value, int attribute, int device) {
     Process& p = process();
     std::lock_guard<std::mutex> lock(p.mutex);
     const Device& d = p.config.device;
-    switch (attribute) {
-        case 1: *value = kMaxThreadsPerBlock; break;
-        case 2: *value = 1024; break;
-        case 3: *value = 1024; break;
-        case 4: *value = 64; break;
-        case 5: *value = 0x7fffffff; break;
-        case 6: *value = 65535; break;
-        case 7: *value = 65535; break;
-        case 8: *value = kDefaultShared; break;
-        case 10: *value = kLanes; break;
-        case 16: *value = d.sms; break;
-        case 39: *value = d.max_threads_per_sm; break;
-        case 75: *value = d.sm / 10; break;
-        case 76: *value = d.sm % 10; break;
-        case 81: *value = d.smem_per_sm; break;
-        case 82: *value = d.regs_per_sm; break;
-        case 97: *value = d.smem_optin; break;
-        case 106: *value = d.max_blocks_per_sm; break;
+    switch (attribute) {  // CU_DEVICE_ATTRIBUTE_*
+        case 1: *value = kMaxThreadsPerBlock; break;  // MAX_THREADS_PER_BLOCK
+        case 2: *value = 1024; break;  // MAX_BLOCK_DIM_X
+        case 3: *value = 1024; break;  // MAX_BLOCK_DIM_Y
+        case 4: *value = 64; break;  // MAX_BLOCK_DIM_Z
+        case 5: *value = 0x7fffffff; break;  // MAX_GRID_DIM_X
+        case 6: *value = 65535; break;  // MAX_GRID_DIM_Y
+        case 7: *value = 65535; break;  // MAX_GRID_DIM_Z
+        case 8: *value = kDefaultShared; break;  // MAX_SHARED_MEMORY_PER_BLOCK
+        case 10: *value = kLanes; break;  // WARP_SIZE
+        case 16: *value = d.sms; break;  // MULTIPROCESSOR_COUNT
+        case 39: *value = d.max_threads_per_sm; break;  // MAX_THREADS_PER_MULTIPROCESSOR
+        case 75: *value = d.sm / 10; break;  // COMPUTE_CAPABILITY_MAJOR
+        case 76: *value = d.sm % 10; break;  // COMPUTE_CAPABILITY_MINOR
+        case 81: *value = d.smem_per_sm; break;  // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
+        case 82: *value = d.regs_per_sm; break;  // MAX_REGISTERS_PER_MULTIPROCESSOR
+        case 97: *value = d.smem_optin; break;  // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+        case 106: *value = d.max_blocks_per_sm; break;  // MAX_BLOCKS_PER_MULTIPROCESSOR
         default: return fail(kInvalidValue, "device attribute " + std::to_string(attribute) + " is not modelled");
     }
     return kSuccess;
@@ -317,12 +311,12 @@ KW_EXPORT int cuKernelGetAttribute(int* value, int attribute, void* handle, int 
         Process& p = process();
         std::lock_guard<std::mutex> lock(p.mutex);
         const uint32_t* most = kernel->maxntid;
-        switch (attribute) {
-            case 0: *value = most[0] ? static_cast<int>(most[0] * most[1] * most[2]) : kMaxThreadsPerBlock; break;
-            case 1: *value = static_cast<int>(kernel->static_shared); break;
-            case 3: *value = static_cast<int>(kernel->local_bytes); break;
-            case 5: *value = kernel->module->version_major * 10 + kernel->module->version_minor; break;
-            case 8: *value = kernel->max_dynamic_shared >= 0 ? kernel->max_dynamic_shared : kDefaultShared - static_cast<int>(kernel->static_shared); break;
+        switch (attribute) {  // CU_FUNC_ATTRIBUTE_*
+            case 0: *value = most[0] ? static_cast<int>(most[0] * most[1] * most[2]) : kMaxThreadsPerBlock; break;  // MAX_THREADS_PER_BLOCK
+            case 1: *value = static_cast<int>(kernel->static_shared); break;  // SHARED_SIZE_BYTES
+            case 3: *value = static_cast<int>(kernel->local_bytes); break;  // LOCAL_SIZE_BYTES
+            case 5: *value = kernel->module->version_major * 10 + kernel->module->version_minor; break;  // PTX_VERSION
+            case 8: *value = kernel->max_dynamic_shared >= 0 ? kernel->max_dynamic_shared : kDefaultShared - static_cast<int>(kernel->static_shared); break;  // MAX_DYNAMIC_SHARED_SIZE_BYTES
             default: return fail(kInvalidValue, "kernel attribute " + std::to_string(attribute) + " is not modelled");
         }
         return static_cast<int>(kSuccess);

@@ -10,9 +10,9 @@ namespace kw {
 //   R r  destination, source with 32-bit lanes (8- and 16-bit registers live there too)
 //   L l  destination, source with 64-bit lanes
 //   A a  destination, source of either lane width (the handler reads kOperandWide)
-//   P p  destination, source predicate        |  between a destination and its second half: d|p
+//   P p  destination, source predicate
 //   i    immediate integer, put in Insn::imm
-//   V v  vector of R or r; its length is in the form's name
+//   m    address in brackets; its offset is put in Insn::imm
 struct Form {
     const char* name;
     const char* signature;

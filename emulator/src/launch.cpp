@@ -110,11 +110,11 @@ LaunchResult run_launch(const Kernel& kernel, const LaunchArguments& arguments, 
         for (uint32_t z = 0; z < launch.grid[2]; ++z)
             for (uint32_t y = 0; y < launch.grid[1]; ++y)
                 for (uint32_t x = 0; x < launch.grid[0]; ++x) start_block(launch, x, y, z);
-        if (!launch.findings.empty()) result.code = 719;
+        if (!launch.findings.empty()) result.code = kLaunchFailed;
     } catch (const LaunchStopped& stopped) {
         result.code = stopped.result;
     } catch (const std::bad_alloc&) {
-        result.code = 2;
+        result.code = kOutOfMemory;
         launch.message = "the emulator ran out of host memory";
     }
     result.message = launch.message;

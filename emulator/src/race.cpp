@@ -124,7 +124,7 @@ void RaceDetector::strong(Warp& warp, Mask lanes, const uint32_t* offset, bool l
 
 uint32_t RaceDetector::next_sequence(Warp& warp) {
     if (seq_[warp.index] >= kMaxSequence)
-        stop(*warp.launch, 719, "the race check counts " + std::to_string(kMaxSequence) + " synchronisations of a warp and no more; leave it out with checks=memory+init+async+barrier");
+        stop(*warp.launch, kLaunchFailed, "the race check counts " + std::to_string(kMaxSequence) + " synchronisations of a warp and no more; leave it out with checks=memory+init+async+barrier");
     return ++seq_[warp.index];
 }
 

@@ -91,7 +91,7 @@ class BlockRunner {
         const auto now = std::chrono::steady_clock::now();
         if (now - launch_.last_poll < std::chrono::milliseconds(kPollMilliseconds)) return;
         launch_.last_poll = now;
-        if (launch_.poll()) stop(launch_, 719, "interrupted");
+        if (launch_.poll()) stop(launch_, kLaunchFailed, "interrupted");
     }
 
     void execute(Warp& warp, uint32_t pc, uint32_t n, Mask mask) {
@@ -159,14 +159,7 @@ class BlockRunner {
                 split.state = SplitState::AtConvergence;
                 return true;
             }
-            if (code_[split.pc].kind == Kind::Plain) {
-                account(warp, split.pc, 1, split.mask);
-                execute(warp, split.pc, 1, split.mask);
-                split.pc += 1;
-            } else {
-                control(warp, best);
-                return true;
-            }
+            if (!step(warp, best)) return true;
             if (launch_.counters.warp_instructions - started > kSplitTurn) return true;
         }
     }
@@ -222,13 +215,7 @@ class BlockRunner {
         if (other == warp.splits.size()) return false;  // all are at block barriers
         Split& split = warp.splits[other];
         split.state = SplitState::Ready;
-        if (code_[split.pc].kind == Kind::Plain) {
-            account(warp, split.pc, 1, split.mask);
-            execute(warp, split.pc, 1, split.mask);
-            split.pc += 1;
-        } else {
-            control(warp, other);
-        }
+        step(warp, other);
         return true;
     }
     static Mask warp_sync_members(const Warp& warp, const Insn& insn, Mask mask) {
@@ -244,6 +231,16 @@ class BlockRunner {
             split.pc += 1;
         }
         if (launch_.checks.race) launch_.races.warp_sync(warp, synchronised);
+    }
+
+    // Executes the instruction at the split's pc. False: it was not Plain, and the splits may be others now.
+    bool step(Warp& warp, size_t index) {
+        Split& split = warp.splits[index];
+        if (code_[split.pc].kind != Kind::Plain) return control(warp, index), false;
+        account(warp, split.pc, 1, split.mask);
+        execute(warp, split.pc, 1, split.mask);
+        split.pc += 1;
+        return true;
     }
 
     // Executes the instruction at the split's pc, which is not Plain.
