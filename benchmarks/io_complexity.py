@@ -1,0 +1,322 @@
+"""FlashAttention-1's IO, memory and block-size figures, reproduced by counting; needs nvcc and no GPU.
+
+    python benchmarks/io_complexity.py
+    python benchmarks/io_complexity.py --quick [--out DIR] [--json]
+
+Source: FlashAttention (Dao et al. 2022), theorem 2, figure 2 and table 21. The forward kernels are built, run on the
+emulator, and the bytes they ask of global memory are held against a closed form, which they must equal. Every figure
+has a label: `counted` on the kernels that ship, `closed form`, or `printed in the paper`. None is a time.
+
+Results are README.md and, with matplotlib (the extra `plots`), a PNG in benchmarks/results/io_complexity. Those of
+--quick, which takes small sizes, are only printed, unless --out says where they go.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import struct
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+for _folder in (ROOT / "benchmarks", ROOT / "src"):
+    if str(_folder) not in sys.path:
+        sys.path.insert(0, str(_folder))
+
+from io_complexity_forms import flash1_bytes, kernel_bytes, once_bytes, standard_bytes  # noqa: E402
+from io_complexity_report import draw, markdown  # noqa: E402
+
+from kernelwright.build.kernels import BuiltKernel, build_kernels  # noqa: E402
+from kernelwright.emulator.host_library import HostCompilerError  # noqa: E402
+from kernelwright.emulator.launch import EmulatorError, Memory, load  # noqa: E402
+from kernelwright.gen.binding import forward_binding  # noqa: E402
+from kernelwright.gen.errors import KernelError  # noqa: E402
+from kernelwright.gen.spec import ForwardProblem, ForwardSchedule, Variant  # noqa: E402
+
+SM = 80
+RESULTS = ROOT / "benchmarks" / "results" / "io_complexity"
+_FORMATS = {"ptr": "Q", "i64": "q", "i32": "i", "f32": "f"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A kernel on a problem: seqlen queries and as many keys, of `batch` sequences with `num_heads` heads."""
+
+    variant: Variant
+    seqlen: int
+    batch: int = 1
+    num_heads: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """Cases in which one size grows, and the slopes of log bytes that theory gives ours and standard attention."""
+
+    name: str
+    size: str
+    cases: tuple[tuple[int, Case], ...]
+    slope: int
+    standard_slope: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is counted."""
+
+    grid: tuple[Case, ...]
+    sweeps: tuple[Sweep, ...]
+    blocks: tuple[Case, ...]  # the block-size figure
+
+    @property
+    def cases(self) -> list[Case]:
+        swept = [case for sweep in self.sweeps for _, case in sweep.cases]
+        return list(dict.fromkeys([*self.grid, *swept, *self.blocks]))
+
+
+def tile(head_dim: int, block_m: int, block_n: int, num_stages: int = 1, *, is_causal: bool = False) -> Variant:
+    """Return the kernel with a tile, at 16 rows a warp as far as there are 8 warps."""
+    problem = ForwardProblem(dtype="fp16", head_dim=head_dim, is_causal=is_causal)
+    schedule = ForwardSchedule(
+        block_m=block_m, block_n=block_n, num_warps=min(8, block_m // 16), num_stages=num_stages, q_in_regs=False
+    )
+    return Variant(sm=SM, problem=problem, schedule=schedule)
+
+
+def even(head_dim: int, block_m: int) -> Variant:
+    """Return the kernel whose K and V tiles take as much shared memory as its Q tile: M = 4 head_dim block_m bytes."""
+    num_stages = max(1, block_m // 128)
+    variant = tile(head_dim, block_m, block_m // (2 * num_stages), num_stages)
+    assert variant.smem_bytes == 4 * head_dim * block_m
+    return variant
+
+
+def make_plan(*, quick: bool) -> Plan:
+    """Return what is counted: the sizes of the result, or a sixteenth of them and few kernels."""
+    seqlens = (128, 256, 512) if quick else (512, 1024, 2048, 4096)
+    fixed = seqlens[-1] if quick else 2048
+    blocks_m = (32, 64, 128) if quick else (32, 64, 128, 256)
+    tile_elements = 64 * (64 if quick else 128)  # head_dim * block_m of the sweep at one M
+    head_dims = (32, 64, 128) if quick else (32, 64, 128, 256)
+    smem = 4 * tile_elements
+    sweeps = [
+        Sweep(
+            name="N",
+            size="seqlen",
+            cases=tuple((n, Case(variant=even(64, 64), seqlen=n)) for n in seqlens),
+            slope=2,
+            standard_slope=2,
+        ),
+        Sweep(
+            name=f"d at M = {smem >> 10} KiB",
+            size="head_dim",
+            cases=tuple((d, Case(variant=even(d, tile_elements // d), seqlen=fixed)) for d in head_dims),
+            slope=2,
+            standard_slope=0,
+        ),
+        Sweep(
+            name="M at d = 64",
+            size="M in bytes",
+            cases=tuple((even(64, m).smem_bytes, Case(variant=even(64, m), seqlen=fixed)) for m in blocks_m),
+            slope=-1,
+            standard_slope=0,
+        ),
+    ]
+    if quick:
+        grid_kernels = [even(64, 32), even(64, 128), even(32, 128), even(128, 32)]
+        figure = [*(even(64, m) for m in blocks_m), tile(64, 64, 16)]
+    else:
+        at_one_block = [tile(d, 64, 32) for d in head_dims]
+        sweeps.append(
+            Sweep(
+                name="d at block_m = 64",
+                size="head_dim",
+                cases=tuple((one.problem.head_dim, Case(variant=one, seqlen=fixed)) for one in at_one_block),
+                slope=1,
+                standard_slope=0,
+            )
+        )
+        grid_kernels = [tile(d, m, 32) for d in (64, 128) for m in blocks_m if m < 256] + [tile(40, 64, 32)]
+        grid_kernels += [tile(64, m, 64, is_causal=True) for m in (64, 128)]
+        figure = [tile(64, m, n) for m in blocks_m for n in (16, 32, 64)]
+    lengths = (1, 100, 256) if quick else (1, 100, 512, 1000)
+    grid = [Case(variant=one, seqlen=n) for one in grid_kernels for n in lengths]
+    grid.append(Case(variant=grid_kernels[0], seqlen=100, batch=2, num_heads=3))  # heads and sequences only multiply
+    blocks = [Case(variant=one, seqlen=256 if quick else 1024) for one in figure]
+    return Plan(grid=tuple(grid), sweeps=tuple(sweeps), blocks=tuple(blocks))
+
+
+def count(kernel: BuiltKernel, case: Case) -> dict[str, int]:
+    """Run a kernel on zeros and return the emulator's counters.
+
+    It may touch q, k, v, out and lse and nothing else: the memory check would say so.
+    """
+    variant, head_dim = case.variant, case.variant.problem.head_dim
+    shape = (case.batch, case.seqlen, case.num_heads, head_dim)
+    arrays = {name: np.zeros(shape, dtype=np.float16) for name in ("q", "k", "v", "out")}
+    arrays["lse"] = np.zeros((case.batch, case.num_heads, case.seqlen), dtype=np.float32)
+    sizes = {"batch": case.batch, "seqlen_q": case.seqlen, "seqlen_k": case.seqlen, "head_dim": head_dim}
+    sizes |= {"num_heads_q": case.num_heads, "num_heads_kv": case.num_heads}
+    num_m_blocks = -(-case.seqlen // variant.schedule.block_m)
+
+    def value(kind: str, *args: Any) -> int | float:  # Any: the binding is data
+        match kind:
+            case "pointer":
+                return int(arrays[args[0]].ctypes.data)
+            case "stride":
+                array = arrays[args[0]]
+                return array.strides[args[1]] // array.itemsize
+            case "size":
+                return sizes[args[0]]
+            case "quotient":
+                return sizes[args[0]] // sizes[args[1]]
+            case "ceil_div":
+                return num_m_blocks
+            case "scalar":
+                return float(head_dim**-0.5)
+        raise AssertionError(kind)
+
+    fields: Any = forward_binding()["fields"]
+    layout = "".join(_FORMATS[field["type"]] for field in fields)
+    params = struct.pack(f"@{layout}0q", *(value(*field["from"]) for field in fields))
+    report = load(kernel.ptx.decode()).launch(
+        variant.name,
+        grid=(num_m_blocks * case.num_heads * case.batch,),
+        block=(variant.schedule.threads,),
+        args=[params],
+        memory=[Memory(array=one, access="read" if name in "qkv" else "write") for name, one in arrays.items()],
+        shared_bytes=variant.smem_bytes,
+        checks=("memory",),
+        counters=True,
+    )
+    return report.counters
+
+
+def measure(plan: Plan, folder: Path) -> dict[Case, dict[str, int]]:
+    """Build the plan's kernels in `folder` and return the bytes of every case.
+
+    Raises:
+        KernelError: if a kernel does not compile, or spills: the traffic of spills is in no PTX.
+    """
+    variants = list(dict.fromkeys(case.variant for case in plan.cases))
+    kernels = {kernel.variant: kernel for kernel in build_kernels(variants, folder)}
+    if faults := [f"{one.variant.name} {reason}" for one in kernels.values() for reason in one.gate_failures]:
+        raise KernelError(f"{'; '.join(faults)}. Its traffic cannot be counted.")
+    found = {}
+    for case in plan.cases:
+        counters = count(kernels[case.variant], case)
+        found[case] = {"load": counters["global_load_bytes"], "store": counters["global_store_bytes"]}
+    return found
+
+
+def slope(xs: Iterable[float], ys: Iterable[float]) -> float:
+    """Return the slope of log y in log x, by least squares."""
+    return float(np.polyfit(np.log(list(xs)), np.log(list(ys)), 1)[0])
+
+
+def summarise(plan: Plan, found: dict[Case, dict[str, int]]) -> dict[str, Any]:  # Any: it is JSON
+    """Return the results as plain data."""
+    return {
+        "grid": [_grid_row(case, found[case]) for case in plan.cases],
+        "sweeps": [_sweep_row(sweep, found) for sweep in plan.sweeps],
+        "blocks": [_block_row(case, found[case]) for case in plan.blocks],
+    }
+
+
+def _grid_row(case: Case, counted: dict[str, int]) -> dict[str, Any]:
+    heads = case.batch * case.num_heads
+    form = kernel_bytes(case.variant, case.seqlen, heads=heads)
+    out_bytes = 2 * heads * case.seqlen * case.variant.problem.head_dim
+    return {
+        "variant": case.variant.name,
+        "batch": case.batch,
+        "num_heads": case.num_heads,
+        "seqlen": case.seqlen,
+        "counted": counted,
+        "closed_form": form,
+        "equal": counted == form,
+        "extra_memory": {"counted": counted["store"] - out_bytes, "lse": 4 * heads * case.seqlen},
+    }
+
+
+def _sweep_row(sweep: Sweep, found: dict[Case, dict[str, int]]) -> dict[str, Any]:
+    xs = [x for x, _ in sweep.cases]
+    shapes = [(case.seqlen, case.variant.problem.head_dim) for _, case in sweep.cases]
+    counted = [sum(found[case].values()) for _, case in sweep.cases]
+    # Q, out and lse move once whatever the tile is; the rest is what the theorem's order comes from.
+    repeated = [total - once_bytes(*shape) for total, shape in zip(counted, shapes, strict=True)]
+    standard = [standard_bytes(*shape) for shape in shapes]
+    return {
+        "name": sweep.name,
+        "size": sweep.size,
+        "x": xs,
+        "shapes": shapes,
+        "variants": [case.variant.name for _, case in sweep.cases],
+        "counted": counted,
+        "counted_k_v": repeated,
+        "standard_closed_form": standard,
+        "expected": {"ours": sweep.slope, "standard": sweep.standard_slope},
+        "fitted": {
+            "ours": slope(xs, counted),
+            "ours_k_v": slope(xs, repeated),
+            "standard": slope(xs, standard),
+        },
+    }
+
+
+def _block_row(case: Case, counted: dict[str, int]) -> dict[str, Any]:
+    schedule, head_dim = case.variant.schedule, case.variant.problem.head_dim
+    return {
+        "variant": case.variant.name,
+        "block_m": schedule.block_m,
+        "block_n": schedule.block_n,
+        "seqlen": case.seqlen,
+        "head_dim": head_dim,
+        "counted": sum(counted.values()),
+        "flash1_closed_form": flash1_bytes(case.seqlen, head_dim, schedule.block_m),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Count, print, write the results and return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: benchmarks/results)")
+    parser.add_argument("--build", type=Path, default=ROOT / "out" / "io_complexity", metavar="DIR", help="for kernels")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--quick", action="store_true", help="small sizes, few kernels")
+    args = parser.parse_args(argv)
+    plan = make_plan(quick=args.quick)
+    try:
+        result = summarise(plan, measure(plan, args.build))
+        folder = args.out or (None if args.quick else RESULTS)
+        pictures = write(result, folder) if folder else []
+    except (KernelError, EmulatorError, HostCompilerError, OSError) as error:
+        print(f"io_complexity: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(result, indent=1) if args.json else markdown(result, pictures))
+    differing = [row for row in result["grid"] if not row["equal"]]
+    for row in differing:
+        print(f"io_complexity: {row['variant']}, seqlen {row['seqlen']}: counted {row['counted']}, "
+              f"the closed form is {row['closed_form']}", file=sys.stderr)  # fmt: skip
+    return 1 if differing else 0
+
+
+def write(result: dict[str, Any], folder: Path) -> list[str]:
+    """Write README.md and, with matplotlib, the plot; return the names of the plots."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        pictures = draw(result, folder)
+    except ImportError:
+        print("io_complexity: no plots: matplotlib is not installed (the extra `plots`)", file=sys.stderr)
+        pictures = []
+    (folder / "README.md").write_text(markdown(result, pictures), encoding="utf-8")
+    return pictures
+
+
+if __name__ == "__main__":
+    sys.exit(main())
