@@ -15,8 +15,8 @@ import torch
 
 from .devices import CPU_KEY, DeviceKey
 from .engine import Engine
-from .errors import EmulationWarning, KernelError, TableError, UnsupportedInputError
-from .inputs import ALIGNMENT, OPERATION, Request, check, describe, hulls_meet, is_conforming
+from .errors import EmulationWarning, InputTypeError, KernelError, TableError, UnsupportedInputError
+from .inputs import ALIGNMENT, MAX_SCALE, OPERATION, Request, check, describe, hulls_meet, is_conforming
 from .routes import flag_bits
 
 logger = logging.getLogger(__name__)
@@ -69,12 +69,14 @@ class Attention:
         v: object,
         softmax_scale: object,
         causal: object,
-        return_lse: bool,
+        return_lse: object,
         out: object = None,
         lse: torch.Tensor | None = None,
     ) -> Result:
         """Check everything, then compute; `lse` may be given by those who poison it first."""
         request = check(q, k, v, softmax_scale, causal, out)
+        if not isinstance(return_lse, bool):
+            raise InputTypeError(f"return_lse must be True or False, got {return_lse!r}.")
         sizes = request.call.sizes
         if sizes["head_dim_v"] != sizes["head_dim"] and "head_dim_v" not in self.engine.binding.sizes:
             raise UnsupportedInputError(
@@ -194,17 +196,21 @@ def make_flash_attn_func(attention: Attention) -> AttentionFunction:
             LaunchError, DriverError, TableError: if the launch, the driver or a file fails.
         """
         usual = type(q) is tensor_type and (causal is False or causal is True)
-        if usual and (softmax_scale is None or (type(softmax_scale) is float and softmax_scale > 0.0)):
-            if out is None:
-                result = empty_like(q)
-            elif type(out) is tensor_type and not out.requires_grad and not out.is_neg():
-                result = out
-            else:
-                return attention.attend(q, k, v, softmax_scale, causal, return_lse, out)
+        usual = usual and (return_lse is False or return_lse is True)
+        if usual and (softmax_scale is None or (type(softmax_scale) is float and 0.0 < softmax_scale <= MAX_SCALE)):
             lse = None
-            if return_lse:
-                batch, seqlen_q, num_heads, _ = q.shape if q.dim() == 4 else (0, 0, 0, 0)
-                lse = empty((batch, num_heads, seqlen_q), dtype=float32, device=q.device)
+            try:
+                if out is None:
+                    result = empty_like(q)
+                elif type(out) is tensor_type and not out.requires_grad and not out.is_neg():
+                    result = out
+                else:
+                    return attention.attend(q, k, v, softmax_scale, causal, return_lse, out)
+                if return_lse:
+                    batch, seqlen_q, num_heads, _ = q.shape if q.dim() == 4 else (0, 0, 0, 0)
+                    lse = empty((batch, num_heads, seqlen_q), dtype=float32, device=q.device)
+            except RuntimeError:  # such as a tensor without a shape, or no memory: the long way says what it is
+                return attention.attend(q, k, v, softmax_scale, causal, return_lse, out)
             if attention.launch(q, k, v, result, lse, softmax_scale, causal, None):
                 if out is not None:
                     mark_written(out)

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import torch
 
-from .errors import KernelError, NoKernelError
+from .errors import KernelError, NoKernelError, UnsupportedInputError
 from .gate import Verdict, judge
 from .module import DispatchModule
 from .problems import TORCH_DTYPES, Problem, describe_coverage, guarded, make_inputs, problems_for
@@ -102,7 +102,10 @@ def check_module(
     Raises:
         NoKernelError: if a named variant is not in the module.
         DriverError: if the device cannot be used.
+        UnsupportedInputError: if `problems` is less than 1, or the device is neither a GPU nor the CPU.
     """
+    if problems < 1:
+        raise UnsupportedInputError(f"problems must be at least 1, got {problems}: nothing would be checked.")
     dispatch = module._module if isinstance(module, ModuleType) else module
     if not isinstance(dispatch, DispatchModule):  # of another copy of this run time, whose classes are its own
         shipped = importlib.import_module(".check", type(dispatch).__module__.rpartition(".")[0])

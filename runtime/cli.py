@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -15,10 +17,45 @@ def main(module: DispatchModule, arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     options = _parser(module.engine.package).parse_args(arguments)
     try:
-        return int(options.run(module, options))
+        status = int(options.run(module, options))
+        sys.stdout.flush()
+        return status
     except KernelError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        _drop_output()
+        return 0
+    except OSError as error:
+        print(error, file=sys.stderr)
+        _drop_output()
+        return 1
+
+
+def _drop_output() -> None:
+    """Keep the interpreter from failing again as it ends, when it writes what stdout did not take."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or len(text) > 9 or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to 999999999, got {text[:40]!r}")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or len(text) > 18:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at most 18 digits, got {text[:40]!r}")
+    return int(text)
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", text):
+        raise argparse.ArgumentTypeError(f"must be cpu, cuda or cuda:N, got {text!r}")
+    return text
 
 
 def _parser(package: str) -> argparse.ArgumentParser:
@@ -30,16 +67,18 @@ def _parser(package: str) -> argparse.ArgumentParser:
     support.set_defaults(run=_support)
 
     check = commands.add_parser("check", help="compare every kernel with a float64 reference")
-    check.add_argument("--device", default=None, help="cpu (the emulator) or cuda; default: cuda where there is one")
-    check.add_argument("--problems", type=int, default=12, metavar="N", help="problems per kernel (default 12)")
-    check.add_argument("--seed", type=int, default=0, help="of the random inputs (default 0)")
+    check.add_argument(
+        "--device", type=_device, default=None, help="cpu (the emulator) or cuda; default: cuda where there is one"
+    )
+    check.add_argument("--problems", type=_positive, default=12, metavar="N", help="problems per kernel (default 12)")
+    check.add_argument("--seed", type=_seed, default=0, help="of the random inputs (default 0)")
     check.add_argument("--variant", action="append", default=None, metavar="NAME", help="only this kernel; repeatable")
     check.add_argument("--json", action="store_true", help="print plain data")
     check.set_defaults(run=_check)
 
     bench = commands.add_parser("bench", help="time the kernels beside torch's scaled_dot_product_attention")
-    bench.add_argument("--device", default="cuda", help="which GPU (default cuda)")
-    bench.add_argument("--seqlen", type=int, nargs="+", default=[512, 2048, 8192], help="lengths to time")
+    bench.add_argument("--device", type=_device, default="cuda", help="which GPU (default cuda)")
+    bench.add_argument("--seqlen", type=_positive, nargs="+", default=[512, 2048, 8192], help="lengths to time")
     bench.add_argument("--json", action="store_true", help="print plain data")
     bench.set_defaults(run=_bench)
     return parser

@@ -135,8 +135,10 @@ def emulated_facts(emulate: Emulate, tables: Sequence[Table]) -> DeviceFacts:
     changes: dict[str, Any] = {}  # Any: the fields of DeviceFacts named here are all ints
     for option, value in emulate.options:
         if option in _OPTION_FIELDS:
-            if not value.isdecimal():
-                raise DriverError(f"KERNELWRIGHT_EMULATE: {option}={value} must be a number, as in {option}=3.")
+            if not (value.isascii() and value.isdecimal()) or len(value) > 18 or int(value) < 1:
+                raise DriverError(
+                    f"KERNELWRIGHT_EMULATE: {option}={value[:40]} must be a positive whole number, as in {option}=3."
+                )
             changes[_OPTION_FIELDS[option]] = int(value)
     return replace(known[name], **changes)
 

@@ -23,6 +23,9 @@ from .table import Table, read_table
 logger = logging.getLogger(__name__)
 
 LOADED, ENVIRONMENT, TUNED, BUILT_IN = "load_table", "KERNELWRIGHT_TABLE", "tuned", "kernels"
+MAX_HEAD_DIM = 256
+"""The largest that `gen build` makes a kernel for."""
+
 _MAY_MISS = (ENVIRONMENT, TUNED)
 """Tables that are skipped, with a logged reason, when they are damaged."""
 
@@ -109,10 +112,13 @@ class Engine:
 
     def _tuned_folder(self) -> Path | None:
         current = self.folder / "tuned" / "current"
-        if not current.is_file():
+        try:
+            name = current.read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
             return None
-        name = current.read_text(encoding="utf-8").strip()
-        if not name or Path(name).name != name or name == "..":
+        except (OSError, UnicodeDecodeError) as error:
+            raise TableError(f"{current} cannot be read: {error}. Remove it, or tune again") from error
+        if not name or Path(name).name != name or name == ".." or not name.isprintable():
             raise TableError(f"{current} must hold the name of a folder beside it, got {name!r}")
         return current.parent / name
 
@@ -269,7 +275,10 @@ class Engine:
         running = {(one.kernel.sm, one.kernel.is_arch_specific) for one in route.choices if one.image}
         sm, is_arch_specific = max(running, default=(device.sm, device.sm == 90))
         arch = f"sm{sm}{'a' if is_arch_specific else ''}"
-        add = f"gen build --arch {arch} --head-dim {call.sizes['head_dim']} --dtype {call.dtype}"
+        head_dim = call.sizes["head_dim"]
+        if head_dim > MAX_HEAD_DIM:
+            return "\n".join([head, *reasons, f"Kernels are made for head_dim up to {MAX_HEAD_DIM}, not {head_dim}."])
+        add = f"gen build --arch {arch} --head-dim {head_dim} --dtype {call.dtype}"
         return "\n".join([head, *reasons, "Build one:", add])
 
     def report(self) -> dict[str, object]:

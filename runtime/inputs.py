@@ -7,14 +7,18 @@ import struct
 from dataclasses import dataclass
 
 import torch
+from torch.autograd import forward_ad
 
 from .devices import CPU_KEY, DeviceKey
 from .errors import GradientError, InputTypeError, UnsupportedInputError
-from .launcher import CPU, CUDA, PlainTensor
+from .launcher import CPU, CUDA, PlainTensor, in_forward_mode
 from .routes import Call
 
 OPERATION = "flash_fwd"
 DTYPES = {torch.float16: "fp16", torch.bfloat16: "bf16"}
+MAX_SCALE = (2 - 2**-23) * 2.0**127 * math.log(2)
+"""Kernels fold log2(e) into softmax_scale: the product must be a finite float32."""
+
 ALIGNMENT = 16  # bytes a tensor's first element is aligned to; and 8 elements of 2 bytes for its strides
 
 _DLPACK_CODES = {torch.float16: 2 << 8 | 16, torch.bfloat16: 4 << 8 | 16, torch.float32: 2 << 8 | 32}
@@ -55,6 +59,9 @@ def check(q: object, k: object, v: object, softmax_scale: object, causal: object
     dtype = _dtype_of(tensors)
     _check_shapes(tensors)
     _check_gradient(tensors)
+    _check_tangent(tensors)
+    for name, tensor in tensors.items():
+        _check_memory(name, tensor)
     if not isinstance(causal, bool):
         raise InputTypeError(f"causal must be True or False, got {causal!r}.")
     resolved = {name: tensor.resolve_neg() for name, tensor in tensors.items()}
@@ -98,7 +105,30 @@ def plain_tensor(name: str, value: object) -> torch.Tensor:
         )
     if value.layout != torch.strided:
         raise InputTypeError(f"{name} has the layout {value.layout}; only torch.strided is supported. Use to_dense().")
+    if value.is_nested:
+        raise InputTypeError(
+            f"{name} is a nested tensor, which a kernel cannot read. Use torch.nested.to_padded_tensor."
+        )
     return value
+
+
+def _check_memory(name: str, tensor: torch.Tensor) -> None:
+    """What a kernel would read or write at address 0 ends the process, or spoils the GPU's context."""
+    if tensor.device.type in _DEVICE_CODES and tensor.numel() and not tensor.data_ptr():
+        raise UnsupportedInputError(
+            f"{name} has no memory: its storage was freed (as sharding does with parameters), or it is a symbolic "
+            "zero. Give it memory first, as with .clone()."
+        )
+
+
+def _check_tangent(tensors: dict[str, torch.Tensor]) -> None:
+    if in_forward_mode():
+        carrying = [name for name, tensor in tensors.items() if forward_ad.unpack_dual(tensor).tangent is not None]
+        if carrying:
+            raise GradientError(
+                f"{', '.join(carrying)} carry a tangent of forward-mode differentiation, which this module's kernels "
+                "do not compute. Pass torch.autograd.forward_ad.unpack_dual(tensor).primal."
+            )
 
 
 def refuse_tracing() -> None:
@@ -153,10 +183,12 @@ def _check_shapes(tensors: dict[str, torch.Tensor]) -> None:
             f"num_heads of q must be a multiple of num_heads of k and v, got {q[2]} and {k[2]}: {found}."
         )
     for name, size in (("head_dim", q[3]), ("head_dim of v", v[3])):
-        if size % 8 or size == 0:
+        if size == 0:
+            raise UnsupportedInputError(f"{name} must be a multiple of 8, got 0: {found}. There is nothing to compute.")
+        if size % 8:
             raise UnsupportedInputError(
                 f"{name} must be a multiple of 8, got {size}: {found}. Pad q, k and v with zeros to "
-                f"{-(-max(size, 1) // 8) * 8} (torch.nn.functional.pad), pass softmax_scale={size} ** -0.5, "
+                f"{-(-size // 8) * 8} (torch.nn.functional.pad), pass softmax_scale={size} ** -0.5, "
                 "and cut the result."
             )
 
@@ -176,14 +208,14 @@ def _scale(value: object) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InputTypeError(f"softmax_scale must be a number or None, got {type(value).__name__} {value!r}.")
-    number = float(value)
     try:
+        number = float(value)
         single = struct.unpack("f", struct.pack("f", number))[0]
     except OverflowError:
-        single = math.inf
-    if not math.isfinite(single) or single <= 0:
+        number = single = math.inf
+    if not 0 < single <= MAX_SCALE:
         raise UnsupportedInputError(
-            f"softmax_scale must be positive and finite in float32, got {value!r}. "
+            f"softmax_scale must be positive and finite in float32, multiplied by log2(e) too, got {value!r}. "
             "For scores of the other sign negate q."
         )
     return number
@@ -192,6 +224,7 @@ def _scale(value: object) -> float | None:
 def _check_out(request: Request, out: torch.Tensor) -> None:
     if tuple(out.shape) != request.out_shape:
         raise UnsupportedInputError(f"out must have the shape {list(request.out_shape)}, got {list(out.shape)}.")
+    _check_memory("out", out)
     if out.dtype != request.q.dtype or out.device != request.q.device:
         raise UnsupportedInputError(
             f"out must be {request.q.dtype} on {request.q.device} like q, got {out.dtype} on {out.device}."

@@ -27,6 +27,8 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 enum {
     kMaxTensors = 32,
@@ -131,14 +133,13 @@ static unsigned long g_forks;
 
 static void count_fork(void) { g_forks++; }
 
-static PyObject *driver_error(void) { return g_driver_error ? g_driver_error : PyExc_RuntimeError; }
-static PyObject *launch_error(void) { return g_launch_error ? g_launch_error : PyExc_RuntimeError; }
-
 /* ------------------------------------------------------------------ 2. Driver */
 
 typedef struct {
     PyObject_HEAD
     char *path;
+    /* Those of the module that made this driver: a folder imported under two names has one extension, two of each. */
+    PyObject *driver_error, *launch_error;
     void *handle; /* NULL until opened */
     DriverApi api;
     bool initialised; /* cuInit succeeded */
@@ -149,8 +150,11 @@ typedef struct {
 
 static PyTypeObject *g_driver_class;
 
-/* A poll callback for the emulator: nonzero stops the launch, with the exception left in this thread. */
+/* A poll callback for the emulator: nonzero stops the launch, with the exception left in this thread.
+ * Python handles signals in the main thread alone. Any other must not ask for the GIL from within the emulator: while
+ * the interpreter ends, asking ends the thread, and unwinding through C++ would abort the process. */
 static int poll_signals(void) {
+    if (syscall(SYS_gettid) != getpid()) return 0;
     PyGILState_STATE state = PyGILState_Ensure();
     int stop = PyErr_Occurred() != NULL || PyErr_CheckSignals() != 0;
     PyGILState_Release(state);
@@ -162,9 +166,11 @@ static int driver_open(Driver *self) {
     void *handle = dlopen(self->path, RTLD_NOW | RTLD_LOCAL);
     if (!handle) {
         const char *why = dlerror();
-        PyErr_Format(driver_error(),
-                     "%s cannot be opened: %s. A CUDA tensor needs NVIDIA's driver, which installs libcuda.so.1; "
-                     "without a GPU pass CPU tensors, which run in the emulator.",
+        PyErr_Format(self->driver_error,
+                     strchr(self->path, '/')
+                         ? "%s cannot be opened: %s. Build the module again on this kind of machine, or correct the path."
+                         : "%s cannot be opened: %s. A CUDA tensor needs NVIDIA's driver, which installs libcuda.so.1; "
+                           "without a GPU pass CPU tensors, which run in the emulator.",
                      self->path, why ? why : "no reason given");
         return -1;
     }
@@ -173,7 +179,7 @@ static int driver_open(Driver *self) {
     for (size_t i = 0; i < sizeof kSymbols / sizeof kSymbols[0]; i++) {
         void *address = dlsym(handle, kSymbols[i].name);
         if (!address && kSymbols[i].required) {
-            PyErr_Format(driver_error(),
+            PyErr_Format(self->driver_error,
                          "%s lacks %s, so it is too old or no CUDA driver. Install a driver for CUDA 12.0 or newer.",
                          self->path, kSymbols[i].name);
             dlclose(handle);
@@ -200,7 +206,7 @@ static void raise_result(Driver *self, PyObject *type, CUresult code, const char
 
 static int driver_check(Driver *self, CUresult code, const char *call) {
     if (code == 0) return 0;
-    raise_result(self, driver_error(), code, self->path, call);
+    raise_result(self, self->driver_error, code, self->path, call);
     return -1;
 }
 
@@ -208,7 +214,7 @@ static int driver_check(Driver *self, CUresult code, const char *call) {
 static int driver_init(Driver *self) {
     if (self->initialised) {
         if (self->forks == g_forks) return 0;
-        PyErr_Format(driver_error(),
+        PyErr_Format(self->driver_error,
                      "%s was initialised before this process was forked, and a driver cannot be used in the child. "
                      "Start workers with the 'spawn' method, or make the first call after the fork.",
                      self->path);
@@ -227,7 +233,7 @@ static int driver_init(Driver *self) {
 static int driver_device(Driver *self, int ordinal, CUdevice *device) {
     if (driver_init(self) < 0) return -1;
     if (ordinal < 0 || ordinal >= self->num_devices) {
-        PyErr_Format(driver_error(), "%s has %d device(s); there is no number %d.", self->path, self->num_devices,
+        PyErr_Format(self->driver_error, "%s has %d device(s); there is no number %d.", self->path, self->num_devices,
                      ordinal);
         return -1;
     }
@@ -243,11 +249,17 @@ static int driver_context(Driver *self, int ordinal) {
 }
 
 static PyObject *Driver_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"path", NULL};
+    static char *names[] = {"path", "driver_error", "launch_error", NULL};
     const char *path;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "s:Driver", names, &path)) return NULL;
+    PyObject *driver_error = g_driver_error ? g_driver_error : PyExc_RuntimeError;
+    PyObject *launch_error = g_launch_error ? g_launch_error : PyExc_RuntimeError;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "s|OO:Driver", names, &path, &driver_error, &launch_error))
+        return NULL;
     Driver *self = (Driver *)PyType_GenericAlloc(type, 0);
     if (!self) return NULL;
+    Py_INCREF(driver_error);
+    Py_INCREF(launch_error);
+    self->driver_error = driver_error, self->launch_error = launch_error;
     self->path = strdup(path);
     if (!self->path) {
         Py_DECREF(self);
@@ -260,6 +272,8 @@ static void Driver_dealloc(PyObject *object) {
     /* The library stays open: kernels and contexts of it may be in use by the device. */
     PyTypeObject *type = Py_TYPE(object);
     free(((Driver *)object)->path);
+    Py_XDECREF(((Driver *)object)->driver_error);
+    Py_XDECREF(((Driver *)object)->launch_error);
     PyObject_Free(object);
     Py_DECREF(type);
 }
@@ -314,12 +328,12 @@ static PyObject *Driver_configure(PyObject *object, PyObject *args) {
     if (!PyArg_ParseTuple(args, "s:configure", &text)) return NULL;
     if (driver_open(self) < 0) return NULL;
     if (!self->api.kw_configure) {
-        PyErr_Format(driver_error(), "%s is not an emulator, so it cannot be configured with '%s'.", self->path, text);
+        PyErr_Format(self->driver_error, "%s is not an emulator, so it cannot be configured with '%s'.", self->path, text);
         return NULL;
     }
     if (self->api.kw_configure(text) != 0) {
         const char *why = self->api.kw_message ? self->api.kw_message() : NULL;
-        PyErr_Format(driver_error(), "%s refused the configuration '%s': %s", self->path, text,
+        PyErr_Format(self->driver_error, "%s refused the configuration '%s': %s", self->path, text,
                      why && *why ? why : "no reason given");
         return NULL;
     }
@@ -375,7 +389,8 @@ static PyGetSetDef kDriverGetSet[] = {
 };
 
 static PyType_Slot kDriverSlots[] = {
-    {Py_tp_doc, "Driver(path): a library with the CUDA driver's interface, opened at first use."},
+    {Py_tp_doc, "Driver(path, driver_error, launch_error): a library with the CUDA driver's interface.\n\n"
+                "Opened at first use."},
     {Py_tp_new, Driver_new},
     {Py_tp_dealloc, Driver_dealloc},
     {Py_tp_methods, kDriverMethods},
@@ -492,7 +507,7 @@ static PyObject *Kernel_load(PyObject *object, PyObject *image) {
     Py_END_ALLOW_THREADS
     if (PyErr_Occurred()) return NULL;
     if (code != 0) {
-        raise_result(driver, launch_error(), code, self->name, call);
+        raise_result(driver, driver->launch_error, code, self->name, call);
         return NULL;
     }
     self->kernel = kernel;
@@ -1029,6 +1044,7 @@ static int read_tensors(const Operation *op, PyObject *const *args, Call *call) 
             if (*size < 0) *size = view->shape[d];
             if (*size != view->shape[d]) return 0;
         }
+        if (!view->data) return 0; /* a symbolic zero, or a storage that was freed */
         if (!layout_fits(spec, view)) return 0;
     }
     for (int i = 0; i < op->num_sizes; i++)
@@ -1122,7 +1138,7 @@ static int pack_parameters(const Operation *op, const Call *call, const Kernel *
         if (field->type == kI32) {
             int32_t narrow = (int32_t)value;
             if (narrow != value) {
-                PyErr_Format(launch_error(),
+                PyErr_Format(kernel->driver->launch_error,
                              "%s: %lld does not fit a 32-bit parameter; sizes go up to 2147483647. Split the call.",
                              kernel->name, (long long)value);
                 return -1;
@@ -1143,7 +1159,7 @@ static int grid_size(const Operation *op, const Call *call, const Kernel *kernel
         for (int i = 0; i < op->num_grid_terms[axis]; i++)
             over |= __builtin_mul_overflow(product, term_value(&op->grid_terms[axis][i], call, kernel), &product);
         if (over || product < 1 || product > limit) {
-            PyErr_Format(launch_error(),
+            PyErr_Format(kernel->driver->launch_error,
                          "%s: the grid's %s dimension would be %s%lld thread blocks, CUDA allows 1 to %lld. "
                          "Split the call along batch or heads.",
                          kernel->name, axes[axis], over ? "more than " : "", over ? (long long)INT64_MAX : (long long)product,
@@ -1213,7 +1229,7 @@ static PyObject *launch_kernel(const Operation *op, const Call *call, Kernel *ke
     }
     Py_END_ALLOW_THREADS
     /* poll_signals leaves an exception, KeyboardInterrupt mostly, in this thread. */
-    if (code != 0 && !PyErr_Occurred()) raise_result(driver, launch_error(), code, kernel->name, step);
+    if (code != 0 && !PyErr_Occurred()) raise_result(driver, driver->launch_error, code, kernel->name, step);
     Py_DECREF((PyObject *)op);
     Py_DECREF((PyObject *)kernel);
     if (PyErr_Occurred()) return NULL;
@@ -1386,8 +1402,9 @@ static struct PyModuleDef kModule = {
     NULL, NULL, NULL, NULL,
 };
 
+/* Imported under a second name the extension is the same, and so are its classes. */
 static int add_class(PyObject *module, PyType_Spec *spec, const char *name, PyTypeObject **slot) {
-    *slot = (PyTypeObject *)PyType_FromSpec(spec);
+    if (!*slot) *slot = (PyTypeObject *)PyType_FromSpec(spec);
     return *slot ? PyModule_AddObjectRef(module, name, (PyObject *)*slot) : -1;
 }
 

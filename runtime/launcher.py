@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, cast
 
 import torch
+from torch.autograd import forward_ad
 
 from .errors import DriverError, LaunchError
 
@@ -67,6 +69,11 @@ class Launcher:
     reads_tensors: bool
 
 
+def in_forward_mode() -> bool:
+    """Whether tensors may carry tangents of forward-mode differentiation."""
+    return bool(forward_ad._current_level >= 0)
+
+
 def load_launcher(package: str, *, plain_ints: bool) -> Launcher:
     """Import `<package>._launcher` and tell it about torch.
 
@@ -85,6 +92,7 @@ def load_launcher(package: str, *, plain_ints: bool) -> Launcher:
         for name in ("_get_tracing_state", "_len_torch_dispatch_stack")
         if (guard := getattr(torch._C, name, None)) is not None
     ]
+    guards.append(in_forward_mode)
     reads = extension.setup(
         tensor_type=torch.Tensor,
         parameter_type=torch.nn.Parameter,
@@ -96,7 +104,10 @@ def load_launcher(package: str, *, plain_ints: bool) -> Launcher:
         use_exchange=not plain_ints,
     )
     return Launcher(
-        driver=cast("Callable[[str], DriverObject]", extension.Driver),  # a C extension has no types
+        driver=cast(  # a C extension has no types
+            "Callable[[str], DriverObject]",
+            partial(extension.Driver, driver_error=DriverError, launch_error=LaunchError),
+        ),
         kernel=extension.Kernel,
         operation=extension.Operation,
         reads_tensors=bool(reads),

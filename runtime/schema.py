@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import TableError
+
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")  # what JSON can spell and neither paths nor C can hold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +56,14 @@ class Node:
         """Return a list of texts."""
         return tuple(item.text() for item in self.items())
 
-    def text(self, choices: Collection[str] = ()) -> str:
-        """Return a text, one of `choices` where there are any."""
+    def text(self, choices: Collection[str] | None = None) -> str:
+        """Return a text that C takes too, one of `choices` where they are given."""
         if not isinstance(self.value, str):
             raise self.fault(f"must be a text, got {_kind(self.value)}")
-        if choices and self.value not in choices:
-            raise self.fault(f"must be one of {', '.join(choices)}, got {self.value!r}")
+        if choices is not None and self.value not in choices:
+            raise self.fault(f"must be one of {', '.join(choices) or 'none'}, got {self.value!r}")
+        if _NO_TEXT.search(self.value):
+            raise self.fault(f"must hold no NUL and no half of a character, got {self.value!r}")
         return self.value
 
     def optional_text(self) -> str | None:
@@ -94,12 +99,17 @@ def read_json(file: Path, *, schema: int) -> Node:
     """
     try:
         text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TableError(f"{file} cannot be read: {error}") from error
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a NUL in the path
+        raise TableError(
+            f"{file} cannot be read: {error}. A table is a folder on disk, and so is a module: not in a zip archive. "
+            "Build it again, or correct the path"
+        ) from error
     try:
         value = json.loads(text, object_pairs_hook=_without_repeats)
     except ValueError as error:
         raise TableError(f"{file} is not JSON: {error}") from error
+    except RecursionError as error:
+        raise TableError(f"{file} is not JSON of ours: nested too deeply") from error
     root = Node(value=value, path="$", file=file)
     members = root.members()
     if "schema" not in members:

@@ -58,13 +58,23 @@ def parse_emulate(text: str) -> Emulate:
     return Emulate(device=device, options=tuple(options))
 
 
+def _switch(name: str, text: str | None) -> bool:
+    if text not in (None, "", "0", "1"):
+        raise DriverError(f"{name} must be 0 or 1, got {text!r}.")
+    return text == "1"
+
+
 def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
-    """Return the settings in the process's environment, or in the mapping given."""
+    """Return the settings in the process's environment, or in the mapping given.
+
+    Raises:
+        DriverError: if one has no meaning.
+    """
     env = os.environ if environment is None else environment
     table = env.get("KERNELWRIGHT_TABLE")
     return Settings(
         table=Path(table) if table else None,
         emulate=parse_emulate(env.get("KERNELWRIGHT_EMULATE", "")),
-        plain_ints=env.get("KERNELWRIGHT_PLAIN_INTS", "0") not in ("", "0"),
+        plain_ints=_switch("KERNELWRIGHT_PLAIN_INTS", env.get("KERNELWRIGHT_PLAIN_INTS")),
         driver=env.get("KERNELWRIGHT_DRIVER") or LIBCUDA,
     )

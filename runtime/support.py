@@ -10,7 +10,7 @@ import torch
 
 from .devices import CPU_KEY, DeviceKey
 from .engine import Engine, reasons_against
-from .errors import NoKernelError
+from .errors import InputTypeError, NoKernelError, UnsupportedInputError
 from .inputs import check
 from .routes import select
 from .table import NO_BOUND, KernelRecord
@@ -178,11 +178,22 @@ def _bounds(when: Mapping[str, tuple[int, int]]) -> str:
 
 
 def device_key(device: object) -> DeviceKey:
-    """Return the key of a device given as torch takes it; None is the current GPU, else the CPU."""
+    """Return the key of a device given as torch takes it; None is the current GPU, else the CPU.
+
+    Raises:
+        UnsupportedInputError: if it is no device, or neither a GPU nor the CPU.
+    """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    parsed = torch.device(device)
+    try:
+        parsed = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InputTypeError(f"device {device!r} is none that torch knows. Name cpu, cuda or cuda:N.") from error
     if parsed.type == "cpu":
         return CPU_KEY
-    index = torch.cuda.current_device() if parsed.index is None else parsed.index
+    if parsed.type != "cuda":
+        raise UnsupportedInputError(f"device {parsed}: cuda devices and the CPU (emulated) are supported.")
+    index = parsed.index
+    if index is None:  # without a GPU the driver, asked for its first one, says what is missing
+        index = torch.cuda.current_device() if torch.cuda.is_available() else 0
     return DeviceKey(type="cuda", index=index)

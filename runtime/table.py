@@ -176,12 +176,22 @@ def _read_kernel(name: str, node: Node, operations: Mapping[str, Binding], folde
         entry=members["entry"].text(),
         threads=members["threads"].integer(1, 1024),
         smem_bytes=members["smem_bytes"].integer(0, 2**31 - 1),
-        constants={key: members[key].integer(1) for key in binding.constants},
+        constants=_read_constants(members, binding),
         registers=members["registers"].integer(),
         spill_bytes=members["spill_bytes"].integer(),
         files={kind: _read_file(one, folder) for kind, one in files.items()},
         verified=tuple(item.plain_mapping() for item in members["verified"].items()),
     )
+
+
+def _read_constants(members: Mapping[str, Node], binding: Binding) -> dict[str, int]:
+    """A constant that the schedule has too decides the grid: launched with another, the kernel computes wrongly."""
+    schedule = members["schedule"].plain_mapping()
+    constants = {key: members[key].integer(1) for key in binding.constants}
+    for key, value in constants.items():
+        if schedule.get(key, value) != value:
+            raise members[key].fault(f"is {value}, and {schedule[key]!r} in the schedule. Build the table again")
+    return constants
 
 
 def _read_problem(node: Node, binding: Binding) -> dict[str, object]:

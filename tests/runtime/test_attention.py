@@ -173,6 +173,13 @@ def test_out_is_checked(loaded, make_tensors, make_out, message):
         loaded.flash_attn_func(q, k, v, out=make_out(q))
 
 
+def test_out_must_have_memory(loaded, make_tensors):
+    q, k, v = make_tensors()
+    loaded.flash_attn_func(q, k, v)
+    with pytest.raises(loaded.UnsupportedInputError, match="out has no memory"):
+        loaded.flash_attn_func(q, k, v, out=freed(q))
+
+
 # ------------------------------------------------------------------ what is refused
 
 
@@ -182,6 +189,13 @@ def on(index: int, change: Any) -> Any:
 
 def everywhere(change: Any) -> Any:
     return lambda inputs: [change(one) for one in inputs]
+
+
+def freed(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor whose memory was given back, as sharding does with parameters."""
+    tensor = tensor.clone()
+    tensor.untyped_storage().resize_(0)
+    return tensor
 
 
 BAD_INPUTS = {
@@ -202,11 +216,22 @@ BAD_INPUTS = {
     "meta": (everywhere(lambda t: t.to("meta")), ValueError, "are on meta"),
     "mixed devices": (on(1, lambda t: t.to("meta")), ValueError, "on one device, got q on cpu, k on meta"),
     "sparse": (on(0, lambda t: t.to_sparse()), TypeError, "layout torch.sparse_coo"),
+    "nested": (on(0, lambda t: torch.nested.nested_tensor(list(t))), TypeError, "q is a nested tensor"),
+    "nested keys": (on(1, lambda t: torch.nested.nested_tensor(list(t))), TypeError, "k is a nested tensor"),
+    "another library's": (everywhere(lambda t: t.bfloat16().to_mkldnn()), TypeError, "layout torch._mkldnn"),
+    "freed": (on(0, lambda t: freed(t)), ValueError, "q has no memory"),
+    "freed values": (on(2, lambda t: freed(t)), ValueError, "v has no memory"),
+    "symbolic zero": (
+        on(1, lambda t: torch._efficientzerotensor(t.shape, dtype=t.dtype)),
+        ValueError,
+        "k has no memory",
+    ),
     "gradient": (on(1, lambda t: t.clone().requires_grad_()), NotImplementedError, r"k require.*torch.no_grad\(\)"),
     "parameter": (on(0, torch.nn.Parameter), NotImplementedError, "q require a gradient"),
 }
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("name", BAD_INPUTS)
 def test_bad_inputs_are_refused_in_words(loaded, make_tensors, name):
     change, kind, message = BAD_INPUTS[name]
@@ -218,7 +243,10 @@ def test_bad_inputs_are_refused_in_words(loaded, make_tensors, name):
     assert len(loaded.stand_in.launches) == 1
 
 
-@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf"), 1e-60, 1e60, 0, -2])
+@pytest.mark.parametrize(
+    "scale",
+    [0.0, -1.0, float("nan"), float("inf"), 1e-60, 1e60, 0, -2, 3e38, pytest.param(10**400, id="huge")],
+)
 def test_a_scale_must_be_positive_and_finite(loaded, make_tensors, scale):
     inputs = make_tensors()
     loaded.flash_attn_func(*inputs)
@@ -242,6 +270,27 @@ def test_an_integer_scale_is_a_number(loaded, make_tensors):
 def test_causal_must_be_a_bool(loaded, make_tensors, causal):
     with pytest.raises(loaded.InputTypeError, match="causal must be True or False"):
         loaded.flash_attn_func(*make_tensors(), causal=causal)
+
+
+@pytest.mark.parametrize("return_lse", [1, None, "no", torch.tensor([True, False])])
+def test_return_lse_must_be_a_bool(loaded, make_tensors, return_lse):
+    inputs = make_tensors()
+    loaded.flash_attn_func(*inputs)
+    with pytest.raises(loaded.InputTypeError, match="return_lse must be True or False"):
+        loaded.flash_attn_func(*inputs, return_lse=return_lse)
+
+
+def test_tangents_of_forward_mode_are_refused(loaded, make_tensors):
+    q, k, v = make_tensors()
+    loaded.flash_attn_func(q, k, v)
+    forward_ad = torch.autograd.forward_ad
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(k, torch.ones_like(k))
+        for context in (torch.enable_grad(), torch.no_grad()):  # tangents are carried in both
+            with context, pytest.raises(loaded.GradientError, match="k carry a tangent"):
+                loaded.flash_attn_func(q, dual, v)
+        loaded.flash_attn_func(q, k, v)
+    assert len(loaded.stand_in.launches) == 2
 
 
 def test_parameters_are_taken_without_gradients(loaded, make_tensors):

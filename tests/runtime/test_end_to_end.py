@@ -155,6 +155,19 @@ def test_another_device_can_be_played(folder):
     assert answer.stdout.strip() == "NVIDIA GeForce RTX 3090 (sm86, 2 SMs), emulated", answer.stderr
 
 
+def test_leaving_while_a_thread_is_in_a_launch_is_no_crash(folder):
+    script = (
+        f"import sys, threading, time, torch; sys.path.insert(0, {str(folder.parent)!r}); import {NAME} as module\n"
+        "q = torch.randn(4, 4000, 8, 64).half()\n"
+        "module.preload('cpu')\n"
+        "threading.Thread(target=module.flash_attn_func, args=(q, q, q), daemon=True).start()\n"
+        "time.sleep(0.3)\n"
+        "sys.exit(3)\n"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    assert subprocess.run(command, env=environment(), timeout=60).returncode == 3
+
+
 def test_control_c_stops_the_emulator(folder):
     script = (
         f"import sys, torch, os, signal, threading, time; sys.path.insert(0, {str(folder.parent)!r});"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import random
 import subprocess
@@ -14,6 +15,8 @@ import pytest
 import torch
 from fake_driver import StandIn
 
+from kernelwright.gen import spec
+from kernelwright.runtime import engine
 from kernelwright.runtime.devices import DeviceKey, configuration, emulated_facts
 from kernelwright.runtime.errors import DriverError
 from kernelwright.runtime.settings import Emulate, Settings, parse_emulate, read_settings
@@ -162,6 +165,12 @@ def test_no_kernel_names_an_architecture_that_helps(new_module, stand_in, monkey
     assert str(caught.value).splitlines()[-1] == f"gen build --arch {arch} --head-dim 96 --dtype bf16"
 
 
+def test_a_head_dim_that_no_kernel_is_made_for_is_not_offered(loaded, make_tensors):
+    with pytest.raises(loaded.NoKernelError, match=r"head_dim up to 256, not 264\.$"):
+        loaded.flash_attn_func(*make_tensors(head_dim=264))
+    assert engine.MAX_HEAD_DIM == spec.MAX_HEAD_DIM
+
+
 def test_without_a_driver_the_error_says_so(fake, monkeypatch):
     monkeypatch.setenv("KERNELWRIGHT_DRIVER", "libnowhere.so.1")
     with pytest.raises(fake.load().DriverError, match=r"libnowhere\.so\.1 cannot be opened"):
@@ -205,8 +214,9 @@ def test_the_device_played_is_the_tables_first_unless_named(fake):
     assert "seed=7" in configuration(emulated_facts(Emulate(), tables), parse_emulate("seed=7"))
     with pytest.raises(DriverError, match="names the device 'h300'; the tables describe: a100, rtx4090"):
         emulated_facts(parse_emulate("h300"), tables)
-    with pytest.raises(DriverError, match="sms=many must be a number"):
-        emulated_facts(parse_emulate("sms=many"), tables)
+    for text in ("many", "0", "-1", "²", "9" * 5000):
+        with pytest.raises(DriverError, match="must be a positive whole number"):
+            emulated_facts(parse_emulate(f"sms={text}"), tables)
 
 
 def test_settings_are_read_from_the_environment():
@@ -223,6 +233,8 @@ def test_settings_are_read_from_the_environment():
     assert found.emulate == Emulate(device="h200", options=(("sms", "3"), ("checks", "none")))
     with pytest.raises(DriverError, match="'a100' is not option=value"):
         parse_emulate("h200,a100")
+    with pytest.raises(DriverError, match="KERNELWRIGHT_PLAIN_INTS must be 0 or 1, got 'no'"):
+        read_settings({"KERNELWRIGHT_PLAIN_INTS": "no"})
 
 
 # ------------------------------------------------------------------ large strides
@@ -293,6 +305,71 @@ def test_bench_times_every_problem_beside_torch(exchange_fake, monkeypatch):
 
 def test_an_unknown_command_is_a_misuse(exchange_fake):
     assert command(exchange_fake, "fly").returncode == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check", "--problems", "0"),
+        ("check", "--problems", "9" * 5000),
+        ("check", "--seed", "-1"),
+        ("check", "--seed", "9" * 30),
+        ("check", "--device", "foo"),
+        ("check", "--device", "meta"),
+        ("bench", "--seqlen", "0"),
+        ("bench", "--device", "cpu:x"),
+    ],
+)
+def test_a_value_that_cannot_be_is_a_misuse(exchange_fake, arguments, capsys):
+    module = exchange_fake.load()
+    cli = importlib.import_module(f"{exchange_fake.folder.name}._runtime.cli")
+    with pytest.raises(SystemExit) as caught:
+        cli.main(module._module, arguments)
+    assert caught.value.code == 2 and "must be" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "said"),
+    [(KeyboardInterrupt(), 130, "interrupted"), (OSError(28, "No space left on device"), 1, "No space left")],
+)
+def test_an_interrupted_command_ends_in_one_line(exchange_fake, capsys, monkeypatch, raised, status, said):
+    module = exchange_fake.load()
+    cli = importlib.import_module(f"{exchange_fake.folder.name}._runtime.cli")
+
+    def fail(*_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(cli, "_support", fail)
+    monkeypatch.setattr(cli, "_drop_output", lambda: None)
+    assert cli.main(module._module, ["support"]) == status
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("device", "said"), [("foo", "none that torch knows"), ("meta", "cuda devices and the CPU")])
+def test_a_device_that_no_kernel_runs_on_is_refused(exchange_fake, device, said):
+    module = exchange_fake.load()
+    with pytest.raises(module.UnsupportedInputError, match=said):
+        module.preload(device)
+
+
+def test_one_folder_imported_under_two_names_works_under_both(exchange_fake, make_tensors):
+    first = exchange_fake.load()
+    specification = importlib.util.spec_from_file_location(
+        f"{first.__name__}_again",
+        exchange_fake.folder / "__init__.py",
+        submodule_search_locations=[str(exchange_fake.folder)],
+    )
+    second = importlib.util.module_from_spec(specification)
+    sys.modules[second.__name__] = second
+    specification.loader.exec_module(second)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for module in (first, second, first):
+            module.flash_attn_func(*make_tensors())
+            module.load_table(None)  # makes new kernels and rows
+    for module in (first, second):
+        with pytest.raises(module.DriverError, match="there is no number 7"):
+            module._module.engine.launcher.driver(str(exchange_fake.folder / "_emulator.so")).device_name(7)
 
 
 def test_a_failing_check_exits_with_1(exchange_fake):

@@ -49,6 +49,10 @@ FAULTS = {
     "problem dtype": ("kernels/K/problem/dtype", "fp8", r"dtype must be one of fp16, bf16"),
     "flag of text": ("kernels/K/problem/is_causal", "no", r"is_causal must be true or false"),
     "file elsewhere": ("kernels/K/files/cubin/file", "../x.cubin", r"must be the name of a file beside the table"),
+    "file of a NUL": ("kernels/K/files/cubin/file", "a\0b", r"file must hold no NUL and no half of a character"),
+    "half a character": ("kernels/K/entry", "\ud800", r"entry must hold no NUL and no half of a character"),
+    "constant of another schedule": ("kernels/K/block_m", 64, r"K\.block_m is 64, and 128 in the schedule"),
+    "no operation": ("operations", {}, r"operation must be one of none, got 'flash_fwd'"),
     "operation": ("kernels/K/operation", "fly", r"operation must be one of flash_fwd"),
     "device": ("devices/a100/sm", ..., r"\$\.devices\.a100 lacks the key 'sm'"),
     "dims": ("operations/flash_fwd/tensors/0/dims/0", "bach", r"tensors\[0\]\.dims\[0\] must be one of batch"),
@@ -77,7 +81,12 @@ def test_a_fault_is_named_by_file_and_path(new_module, name):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "is not JSON"), ('{"schema": 1, "schema": 1}', "'schema' is there twice"), ("[]", "must be an object")],
+    [
+        ("{", "is not JSON"),
+        ('{"schema": 1, "schema": 1}', "'schema' is there twice"),
+        ("[]", "must be an object"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
 )
 def test_what_is_no_table_is_refused(tmp_path, text, message):
     (tmp_path / "table.json").write_text(text)
@@ -85,9 +94,10 @@ def test_what_is_no_table_is_refused(tmp_path, text, message):
         read_table(tmp_path, origin="test")
 
 
-def test_a_missing_table_is_refused(tmp_path):
-    with pytest.raises(TableError, match="cannot be read"):
-        read_table(tmp_path, origin="test")
+@pytest.mark.parametrize("folder", ["nowhere", "a\0b", "x" * 5000])
+def test_a_missing_table_is_refused(tmp_path, folder):
+    with pytest.raises(TableError, match=r"cannot be read.*correct the path"):
+        read_table(tmp_path / folder, origin="test")
 
 
 def test_rows_for_this_device_come_first_then_measured_modelled_and_hand(new_module):
@@ -221,12 +231,17 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("how", [*DAMAGE, "current", "gone"])
+@pytest.mark.parametrize("how", [*DAMAGE, "current", "gone", "binary", "zero", "folder"])
 def test_a_damaged_tuned_table_is_a_logged_miss(loaded, make_tensors, caplog, how):
     use_tuned(loaded.fake, **DAMAGE.get(how, {}))
     if how in ("current", "gone"):
         text = "../kernels" if how == "current" else "nowhere"
         (loaded.fake.folder / "tuned" / "current").write_text(text)
+    if how in ("binary", "zero"):
+        (loaded.fake.folder / "tuned" / "current").write_bytes(b"\xff\xfe" if how == "binary" else b"a\0b")
+    if how == "folder":
+        (loaded.fake.folder / "tuned" / "current").unlink()
+        (loaded.fake.folder / "tuned" / "current").mkdir()
     with caplog.at_level(logging.WARNING):
         loaded.flash_attn_func(*make_tensors())
     assert "tuned: the table is not used" in caplog.text
