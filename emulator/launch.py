@@ -150,7 +150,7 @@ def load(source: str | Path) -> Module:
 
 
 class Module:
-    """A loaded PTX module. It stays loaded for the life of the process, as modules on a device do."""
+    """A loaded PTX module. It stays loaded, as modules on a device do, until it is unloaded or the process ends."""
 
     def __init__(self, text: str, *, name: str = "PTX text") -> None:
         self._lib = driver()
@@ -158,6 +158,11 @@ class Module:
         if self._lib.cuLibraryLoadData(ctypes.byref(handle), text.encode(), None, None, 0, None, None, 0):
             raise EmulatorError(f"{name}: {_message(self._lib)}")
         self._handle = handle
+
+    def unload(self) -> None:
+        """Free what the module holds, for those who load very many; it cannot be launched any more."""
+        if self._lib.cuLibraryUnload(self._handle):
+            raise EmulatorError(_message(self._lib))
 
     def _kernel(self, name: str) -> ctypes.c_void_p:
         kernel = ctypes.c_void_p()

@@ -95,7 +95,14 @@ def test_one_of_several_modules_must_be_named(make_module, capsys):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("--device", "foo"), ("--device", ""), ("--device", "cuda:x"), ("--seed", "-1"), ("--seed", "9" * 30)],
+    [
+        ("--device", "foo"),
+        ("--device", ""),
+        ("--device", "cuda:x"),
+        ("--seed", "-1"),
+        ("--seed", "9" * 30),
+        ("--seeds", "-1"),
+    ],
 )
 def test_a_device_or_seed_that_cannot_be_is_misuse(make_module, capsys, option, value):
     assert main(["verify", str(make_module()), option, value]) == MISUSED

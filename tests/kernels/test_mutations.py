@@ -1,95 +1,122 @@
-"""Breaking our own kernels: waits and barriers taken out of the PTX one at a time must be noticed.
+"""Breaking our own kernels: waits, commits and barriers taken out of the PTX one at a time must be noticed.
 
 Copies land as late as allowed, so every wait shows; what barriers order is followed by vector clocks.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import dataclass
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
-import torch
 
-from direct_launch import launch
-from kernelwright.emulator.launch import EmulatorError
+from kernelwright.gen.cli import main
+from kernelwright.gen.commands.emulated import Kernel
+from kernelwright.gen.commands.stress import (
+    MutantResult,
+    MutantsResult,
+    Shipped,
+    check_mutants,
+    check_seeds,
+    telling_cases,
+)
 from kernelwright.gen.spec import ForwardProblem, ForwardSchedule, Variant
 
 pytestmark = pytest.mark.nvcc
-
-WAIT = re.compile(r"cp\.async\.wait_group\s+(\d+);")
-BARRIER = re.compile(r"^\s*(?:bar|barrier)\.(?:cta\.|warp\.)?sync.*;", re.MULTILINE)
+RUNTIME = "kernelwright.runtime"
 
 
-def variant(num_stages: int, *, q_in_regs: bool) -> Variant:
+def variant(num_stages: int, *, q_in_regs: bool, num_warps: int = 4, is_causal: bool = False) -> Variant:
     return Variant(
         sm=80,
-        problem=ForwardProblem(dtype="bf16", head_dim=64, is_causal=False),
-        schedule=ForwardSchedule(block_m=64, block_n=32, num_warps=4, num_stages=num_stages, q_in_regs=q_in_regs),
+        problem=ForwardProblem(dtype="bf16", head_dim=64, is_causal=is_causal),
+        schedule=ForwardSchedule(
+            block_m=64, block_n=32, num_warps=num_warps, num_stages=num_stages, q_in_regs=q_in_regs
+        ),
     )
 
 
-KERNELS = [variant(1, q_in_regs=False), variant(2, q_in_regs=False), variant(3, q_in_regs=True)]
+KERNELS = [
+    variant(1, q_in_regs=False),
+    variant(2, q_in_regs=False),
+    variant(3, q_in_regs=True),
+    variant(4, q_in_regs=False, is_causal=True),
+    variant(1, q_in_regs=True, num_warps=1, is_causal=True),
+]
 
 
-def mutants(ptx: str, pattern: re.Pattern[str]) -> list[str]:
-    """The PTX without one of the instructions that match, for each."""
-    return [ptx[: match.start()] + ptx[match.end() :] for match in pattern.finditer(ptx)]
+@pytest.fixture(scope="module", params=KERNELS, ids=lambda one: one.name.partition("_w")[2])
+def shipped(request, build) -> Shipped:
+    built = build([request.param])[0]
+    return Shipped(
+        name=request.param.name, ptx=built.ptx.decode(), kernel=Kernel.of(request.param), variant=request.param
+    )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Original:
-    """A kernel as it ships, and what it computes."""
-
-    variant: Variant
-    ptx: str
-    inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-    out: torch.Tensor
-
-    def notices(self, ptx: str) -> bool:
-        """Whether a launch of other PTX stops with a finding, or gives another result, under some order of warps."""
-        for seed in range(4):
-            try:
-                out, _, _ = launch(ptx, self.variant, *self.inputs, seed=seed, max_instructions=10_000_000)
-            except EmulatorError:
-                return True
-            if not torch.equal(out, self.out):
-                return True
-        return False
+@pytest.fixture(scope="module")
+def mutants(shipped) -> MutantsResult:
+    return check_mutants(shipped, telling_cases(RUNTIME, shipped.variant, 0))
 
 
-@pytest.fixture(params=KERNELS, ids=lambda one: f"stages{one.schedule.num_stages}")
-def original(request, build) -> Original:
-    ptx = build([request.param])[0].ptx.decode()
-    torch.manual_seed(0)
-    # More tiles than any ring, and a partial one.
-    q, k, v = (torch.randn(1, 7 * 32 + 5, 1, 64).to(torch.bfloat16) for _ in range(3))
-    out, _, _ = launch(ptx, request.param, q, k, v)
-    return Original(variant=request.param, ptx=ptx, inputs=(q, k, v), out=out)
+def of(mutants: MutantsResult, name: str, change: str = "deleted") -> list[MutantResult]:
+    found = [one for one in mutants.mutants if one.change == change and name in one.instruction]
+    assert found or name == "bar.warp.sync", str(mutants)
+    return found
 
 
-def test_the_unbroken_kernel_is_clean(original):
-    assert not original.notices(original.ptx)
+def test_the_unbroken_kernel_gives_the_same_bits_under_every_order_of_warps(shipped):
+    result = check_seeds(shipped, telling_cases(RUNTIME, shipped.variant, 0), 4)
+    assert result.passed, str(result)
+    assert result.launches == 3 * 4
 
 
-def test_every_wait_taken_out_is_noticed(original):
-    broken = mutants(original.ptx, WAIT)
-    assert broken
-    assert [index for index, ptx in enumerate(broken) if not original.notices(ptx)] == []
+@pytest.mark.parametrize("change", ["deleted", "weakened"])
+def test_every_wait_taken_out_or_for_one_group_fewer_is_noticed(mutants, change):
+    assert [str(one) for one in of(mutants, "cp.async.wait_group", change) if one.verdict != "caught"] == []
 
 
-def test_every_wait_for_one_group_fewer_is_noticed(original):
-    for match in WAIT.finditer(original.ptx):
-        weaker = f"cp.async.wait_group {int(match[1]) + 1};"
-        ptx = original.ptx[: match.start()] + weaker + original.ptx[match.end() :]
-        assert original.notices(ptx), match[0]
+def test_every_block_barrier_taken_out_is_noticed_where_there_are_several_warps(shipped, mutants):
+    unnoticed = [one for one in of(mutants, "bar.sync") if one.verdict != "caught"]
+    if shipped.variant.schedule.num_warps > 1:
+        assert unnoticed == []
+    # One warp: what orders its ldmatrix before its own later accesses is listed as redundant, and nothing else.
+    assert [one.verdict for one in unnoticed] == ["redundant"] * len(unnoticed), str(mutants)
 
 
-def test_every_barrier_taken_out_is_noticed(original):
-    broken = mutants(original.ptx, BARRIER)
-    survivors = [index for index, ptx in enumerate(broken) if not original.notices(ptx)]
-    # One is redundant by the clocks, and the template says why it stays: the __syncwarp() between a warp's last
-    # ldmatrix of its Q rows and its stores of O over them. ldmatrix is one instruction of the whole warp.
-    redundant = 0 if original.variant.schedule.q_in_regs else 1
-    assert len(survivors) == redundant, survivors
-    assert all("bar.warp.sync" in BARRIER.findall(original.ptx)[index] for index in survivors)
+def test_of_commits_and_warp_barriers_those_that_are_listed_pass_and_no_others(shipped, mutants):
+    found = [one for name in ("commit_group", "bar.warp.sync") for one in of(mutants, name)]
+    passing = [one for one in found if one.verdict != "caught"]
+    assert [str(one) for one in passing if "no reason is listed" in one.how] == []
+    # The first commit and the __syncwarp() before O is staged: Q in registers needs the one and has not the other.
+    assert len(passing) == (0 if shipped.variant.schedule.q_in_regs else 2), str(mutants)
+
+
+def test_a_barrier_that_is_not_there_from_the_start_fails_the_kernel_itself(shipped):
+    broken = replace(shipped, ptx=re.sub(r"\bbar\.sync\s+0;", "", shipped.ptx))
+    result = check_mutants(broken, telling_cases(RUNTIME, shipped.variant, 0))
+    assert not result.passed and "the unbroken kernel does not pass" in str(result)
+
+
+def test_a_wait_that_nobody_needs_is_missed_unless_it_is_listed(shipped):
+    """Each wait twice: either of the two is needless."""
+    doubled = replace(shipped, ptx=re.sub(r"(cp\.async\.wait_group\s+\d+;)", r"\1 \1", shipped.ptx))
+    result = check_mutants(doubled, telling_cases(RUNTIME, shipped.variant, 0))
+    assert not result.passed
+    assert {one.verdict for one in result.mutants if "wait_group" in one.instruction} == {"missed"}
+
+
+def test_the_command_reports_seeds_and_every_mutant(every_head_dim, capsys):
+    folder = Path(every_head_dim.__file__).parent
+    name = next(one.stem for one in sorted((folder / "kernels").glob("*_qreg0.ptx")))
+    options = ["--problems", "2", "--seeds", "2", "--mutate", "--json", "--variant", name]
+    assert main(["verify", str(folder), *options]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["passed"]
+    assert report["seeds"] == [{"variant": name, "launches": 4, "faults": [], "passed": True}]
+    assert {one["verdict"] for one in report["mutants"][0]["mutants"]} == {"caught", "redundant"}
+    assert main(["verify", str(folder), *options[:5], "--variant", name]) == 0
+    text = capsys.readouterr().out
+    assert f"{name}: 4 launches in random orders of warps" in text
+    assert re.search(r"redundant PTX line \d+ `bar.warp.sync -1` deleted: it orders a warp's last ldmatrix", text)

@@ -1,0 +1,265 @@
+"""What `gen verify` does beyond comparing results: random orders of warps, and kernels broken on purpose.
+
+Both run the shipped PTX on the emulator with all checks, whatever device the comparison ran on.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from kernelwright.gen.commands import emulated
+from kernelwright.gen.redundant_syncs import RedundantSync, redundant_syncs
+from kernelwright.gen.spec import Variant
+
+if TYPE_CHECKING:
+    from kernelwright.emulator.mutate import Mutant, Sync
+
+MUTANT_SEEDS = 4
+"""Orders of warps, the fixed one among them, that a mutant must pass on each problem to count as unnoticed."""
+
+Verdict = Literal["caught", "redundant", "missed"]
+_MUST_BE_NOTICED = ("wait", "barrier")
+_PATIENCE = 20  # times the instructions of the unbroken kernel before a mutant is taken for stuck
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedsResult:
+    """One kernel's problems under several orders of warps. `faults` is empty when all gave the same bits."""
+
+    variant: str
+    launches: int
+    faults: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        return not self.faults
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain data."""
+        return {**asdict(self), "passed": self.passed}
+
+    def __str__(self) -> str:
+        faults = "".join(f"\n    {one}" for one in self.faults)
+        head = "passed " if self.passed else "FAILED "
+        return f"{head} {self.variant}: {self.launches} launches in random orders of warps{faults}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MutantResult:
+    """One broken kernel. `how`: the kind of finding, or "wrong result"; or why it may pass; or "" when missed."""
+
+    line: int
+    instruction: str
+    change: str
+    verdict: Verdict
+    how: str
+
+    def __str__(self) -> str:
+        return f"{self.verdict:<9} PTX line {self.line} `{self.instruction}` {self.change}: {self.how or 'unnoticed'}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MutantsResult:
+    """All mutants of one kernel; `fault` says why nothing could be learnt from them."""
+
+    variant: str
+    mutants: tuple[MutantResult, ...]
+    fault: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return not self.fault and all(one.verdict != "missed" for one in self.mutants)
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain data."""
+        return {**asdict(self), "passed": self.passed}
+
+    def __str__(self) -> str:
+        counts = Counter(one.verdict for one in self.mutants)
+        said = self.fault or ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("caught", "redundant", "missed"))
+        lines = "".join(f"\n    {one}" for one in self.mutants)
+        return f"{'passed ' if self.passed else 'FAILED '} {self.variant}: {len(self.mutants)} mutants, {said}{lines}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shipped:
+    """A kernel as a module ships it."""
+
+    name: str
+    ptx: str
+    kernel: emulated.Kernel
+    variant: Variant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """Inputs of one launch; `label` says which they are."""
+
+    label: str
+    inputs: dict[str, Any]  # torch tensors
+    scalars: dict[str, float]
+
+
+def shipped_kernels(module: Any, names: Sequence[str]) -> list[Shipped]:  # Any: a dispatch module
+    """Return these kernels of an imported dispatch module, from the tables where it finds them itself."""
+    from kernelwright.build.table_folder import read_table
+
+    found: dict[str, Shipped] = {}
+    for table in module._module.engine.tables():
+        plain = read_table(table.folder)
+        for name in set(names) & set(table.kernels) - set(found):
+            record, entry = table.kernels[name], plain["kernels"][name]
+            found[name] = Shipped(
+                name=name,
+                ptx=record.files["ptx"].read().decode(),
+                kernel=emulated.Kernel(
+                    entry=record.entry,
+                    threads=record.threads,
+                    smem_bytes=record.smem_bytes,
+                    constants=record.constants,
+                    binding=plain["operations"][record.operation],
+                ),
+                variant=Variant.from_dict({key: entry[key] for key in ("sm", "problem", "schedule")}),
+            )
+    return [found[name] for name in names]
+
+
+def make_case(runtime: str, problem: Any, *, block_n: int, seed: int) -> Case:
+    """Return a problem's inputs as the check of the module makes them; `runtime` is its package of shipped code."""
+    q, k, v = importlib.import_module(f"{runtime}.problems").make_inputs(problem, block_n, seed, "cpu")
+    scale = problem.softmax_scale if problem.softmax_scale is not None else problem.head_dim**-0.5
+    return Case(label=str(problem), inputs={"q": q, "k": k, "v": v}, scalars={"softmax_scale": scale})
+
+
+def telling_cases(runtime: str, variant: Variant, seed: int) -> list[Case]:
+    """Return small problems in which every synchronisation has work to do: rings that turn, partial tiles."""
+    problems = importlib.import_module(f"{runtime}.problems")
+    schedule, problem = variant.schedule, variant.problem
+    block_m, block_n = schedule.block_m, schedule.block_n
+    ring = schedule.num_stages * block_n
+    sizes = [(block_m, ring + 3 * block_n + 5), (block_m + 1, 2 * block_n), (2 * block_m + 3, ring + 2 * block_n - 1)]
+    return [
+        make_case(
+            runtime,
+            problems.Problem(
+                seqlen_q=seqlen_q,
+                seqlen_k=seqlen_k,
+                dtype=problem.dtype,
+                head_dim=problem.head_dim,
+                is_causal=problem.is_causal,
+            ),
+            block_n=block_n,
+            seed=seed + index,
+        )
+        for index, (seqlen_q, seqlen_k) in enumerate(sizes)
+    ]
+
+
+def check_seeds(shipped: Shipped, cases: Sequence[Case], num_seeds: int) -> SeedsResult:
+    """Run each case under the fixed order of warps and `num_seeds` random ones: no finding, the same bits."""
+    from kernelwright.emulator.launch import EmulatorError, load
+
+    faults: list[str] = []
+    launches = 0
+    with emulated.device_of(shipped.variant.sm):
+        module = load(shipped.ptx)
+        for case in cases:
+            expected: tuple[bytes, ...] | None = None
+            for seed in range(num_seeds + 1):
+                try:
+                    launches += seed > 0
+                    done = emulated.launch(module, shipped.kernel, case.inputs, case.scalars, seed=seed)
+                except EmulatorError as error:
+                    faults.append(f"{case.label}: seed {seed}: {error}")
+                    break
+                expected = expected or done.bits
+                if done.bits != expected:
+                    faults.append(f"{case.label}: seed {seed} gives other bits than the fixed order of warps")
+                    break
+        module.unload()
+    return SeedsResult(variant=shipped.name, launches=launches, faults=tuple(faults))
+
+
+def check_mutants(
+    shipped: Shipped,
+    cases: Sequence[Case],
+    *,
+    num_seeds: int = MUTANT_SEEDS,
+    allowed: Sequence[RedundantSync] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> MutantsResult:
+    """Break each synchronisation of a kernel in turn and see whether a launch notices.
+
+    Args:
+        shipped: the kernel.
+        cases: at least one; a mutant passes unnoticed only if all of them do under all seeds.
+        num_seeds: orders of warps, the fixed one among them.
+        allowed: what may pass; by default what `redundant_syncs` lists for the kernel.
+        progress: called with a line per missed mutant, as soon as it is.
+    """
+    from kernelwright.emulator.mutate import sync_mutants
+
+    listed = redundant_syncs(shipped.variant) if allowed is None else allowed
+    results: list[MutantResult] = []
+    with emulated.device_of(shipped.variant.sm):
+        how, done = _first_notice(shipped, shipped.ptx, cases, num_seeds)
+        if how:
+            return MutantsResult(variant=shipped.name, mutants=(), fault=f"the unbroken kernel does not pass: {how}")
+        expected = [one.bits for one in done]
+        budget = _PATIENCE * max(one.report.counters["warp_instructions"] for one in done)
+        for mutant in sync_mutants(shipped.ptx):
+            how, _ = _first_notice(shipped, mutant.ptx, cases, num_seeds, expected, budget)
+            results.append(_judged(mutant, how, listed))
+            if progress and results[-1].verdict == "missed":
+                progress(f"  {results[-1]}")
+    return MutantsResult(variant=shipped.name, mutants=tuple(results))
+
+
+def _first_notice(
+    shipped: Shipped,
+    ptx: str,
+    cases: Sequence[Case],
+    num_seeds: int,
+    expected: Sequence[tuple[bytes, ...]] = (),
+    budget: int | None = None,
+) -> tuple[str, list[emulated.Outcome]]:
+    """Return what notices first that a PTX text is wrong, "" if nothing does, and the outcomes of the fixed order."""
+    from kernelwright.emulator.launch import EmulatorError, load
+
+    module = load(ptx)
+    outcomes: list[emulated.Outcome] = []
+    try:
+        for index, case in enumerate(cases):
+            for seed in range(num_seeds):
+                options = {"seed": seed, "max_instructions": budget}
+                done = emulated.launch(module, shipped.kernel, case.inputs, case.scalars, **options)
+                if seed == 0:
+                    outcomes.append(done)
+                if done.bits != (expected[index] if expected else outcomes[index].bits):
+                    return "wrong result", outcomes
+    except EmulatorError as error:
+        return error.report.findings[0].kind if error.report else str(error), outcomes
+    finally:
+        module.unload()
+    return "", outcomes
+
+
+def _judged(mutant: Mutant, how: str, listed: Sequence[RedundantSync]) -> MutantResult:
+    verdict: Verdict = "caught"
+    if not how:
+        reasons = [one.reason for one in listed if mutant.change == "deleted" and _names(one, mutant.sync)]
+        must = mutant.sync.kind in _MUST_BE_NOTICED
+        verdict = "redundant" if reasons or not must else "missed"
+        how = (
+            reasons[0] if reasons else "" if must else "no check needs it here; no reason is listed, so judge the line"
+        )
+    sync = mutant.sync
+    return MutantResult(line=sync.line, instruction=sync.text, change=mutant.change, verdict=verdict, how=how)
+
+
+def _names(one: RedundantSync, sync: Sync) -> bool:
+    return one.kind == sync.kind and one.index in (sync.index, sync.index - sync.count)

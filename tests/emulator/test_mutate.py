@@ -1,0 +1,58 @@
+"""Mutants of PTX text: which there are, and that nothing else of the text changes."""
+
+from __future__ import annotations
+
+import pytest
+from emulator_kernels import kernel, run
+
+from kernelwright.emulator.mutate import sync_mutants
+
+TEXT = """\
+// bar.sync 0; in a comment is no barrier
+cp.async.commit_group;
+/* cp.async.wait_all; nor here */
+\tcp.async.wait_group \t2;
+@!%p1 bar.sync 0, 64;
+barrier.cta.sync.aligned 1;
+bar.warp.sync 0xffffffff;
+cp.async.wait_all;
+"""
+
+
+def test_every_synchronisation_has_its_mutants_with_line_and_place():
+    found = [(one.sync.line, one.sync.kind, one.change, one.sync.index, one.sync.count) for one in sync_mutants(TEXT)]
+    assert found == [
+        (2, "commit", "deleted", 0, 1),
+        (4, "wait", "deleted", 0, 2),
+        (4, "wait", "weakened", 0, 2),
+        (5, "barrier", "deleted", 0, 2),
+        (6, "barrier", "deleted", 1, 2),
+        (7, "warp_sync", "deleted", 0, 1),
+        (8, "wait", "deleted", 1, 2),
+        (8, "wait", "weakened", 1, 2),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "change", "left"),
+    [
+        (4, "deleted", "\t"),
+        (4, "weakened", "\tcp.async.wait_group 3;"),
+        (5, "deleted", ""),
+        (8, "weakened", "cp.async.commit_group; cp.async.wait_group 1;"),
+    ],
+)
+def test_one_line_changes_and_a_guard_goes_with_its_instruction(line, change, left):
+    mutant = next(one for one in sync_mutants(TEXT) if (one.sync.line, one.change) == (line, change))
+    lines = TEXT.split("\n")
+    assert mutant.ptx.split("\n") == [*lines[: line - 1], left, *lines[line:]]
+
+
+def test_a_text_without_synchronisation_has_none():
+    assert sync_mutants("mov.u32 %r1, %r2;\nbar.red.popc.u32 %r1, 0, %p1;\n") == []
+
+
+def test_every_mutant_can_be_loaded_and_run():
+    body = "mov.u32 %r1, 0;\nsetp.eq.u32 %p1, %r1, 0;\n" + TEXT.replace("bar.sync 0, 64", "bar.sync 0, 32")
+    for mutant in sync_mutants(kernel(body, "")):
+        run(mutant.ptx, [], checks="none")
