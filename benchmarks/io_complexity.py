@@ -170,7 +170,7 @@ def count(kernel: BuiltKernel, case: Case) -> dict[str, int]:
                 return int(arrays[args[0]].ctypes.data)
             case "stride":
                 array = arrays[args[0]]
-                return array.strides[args[1]] // array.itemsize
+                return int(array.strides[args[1]] // array.itemsize)
             case "size":
                 return sizes[args[0]]
             case "quotient":

@@ -200,7 +200,8 @@ def _memory(grid: Sequence[Json]) -> str:
         f"## 4. Memory\n\nMiB, {TABLE_21_HEADS} heads, d = {TABLE_21_HEAD_DIM}, fp16, the setting of the paper's table "
         "21. Beside its inputs and its result our forward has lse, O(N), and no workspace: under the emulator's memory "
         "check a kernel that touches anything else fails. The paper's columns are forward and backward, so only "
-        "their growth compares. The paper gives no formula for them; these closed forms reproduce each: 4 N N + 10 N d elements for PyTorch and 13 N d (11 up to N = "
+        "their growth compares. The paper gives no formula for them; these closed forms "
+        "reproduce each: 4 N N + 10 N d elements for PyTorch and 13 N d (11 up to N = "
         "256) and two statistics a row for FlashAttention.\n\n" + _table(head, rows)
     )
 
