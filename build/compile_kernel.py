@@ -45,6 +45,7 @@ NVCC_FLAGS = ("-O3", "-std=c++17")
 PTXAS_FLAGS = ("-O3", "-v")
 SETTINGS_FILE = Path("obj/compile.json")
 INCLUDE_DIR = Path("src/include")
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TIMEOUT_S = 300.0  # of one compiler pass; the largest kernel takes five seconds
 _FIRST_ERROR = re.compile(r"^(?P<file>[^\s(][^(]*)\((?P<line>\d+)\): (?:\w+ )*error.*$", re.MULTILINE)
 _PTX_ERROR = re.compile(r"^ptxas (?P<file>[^,\n]+), line (?P<line>\d+); error\s*: .*$", re.MULTILINE)
@@ -183,34 +184,51 @@ def _run(variant: str, command: list[str], scratch: Path, log: Path, cwd: Path =
     Raises:
         CompileFailedError: if it fails or hangs; the log is then written.
     """
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        cwd=cwd,
-        env=compiler_environment(scratch),
-        errors="replace",
-        process_group=0,  # nvcc starts others, which must end with it
-    )
     try:
-        output, _ = process.communicate(timeout=TIMEOUT_S)
+        status, output = _run_to_end(command, scratch, cwd)
     except subprocess.TimeoutExpired as error:
-        _kill(process)
         summary = f"{variant}: {Path(command[0]).name} did not end within {TIMEOUT_S:g} s and was stopped"
         raise _failure(variant, f"$ {' '.join(command)}\n{summary}\n", log, summary) from error
-    except BaseException:
-        _kill(process)
-        raise
-    if process.returncode:
-        text = f"$ {' '.join(command)}\n{output}\nexit status {process.returncode}\n"
-        raise _failure(variant, text, log, _first_error(variant, output, command[0], process.returncode, cwd))
+    if status:
+        text = f"$ {' '.join(command)}\n{output}\nexit status {status}\n"
+        raise _failure(variant, text, log, _first_error(variant, output, command[0], status, cwd))
     return output
 
 
-def _kill(process: subprocess.Popen[str]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+def _run_to_end(command: list[str], scratch: Path, cwd: Path) -> tuple[int, str]:
+    """Return the exit status and what was said. Nothing that the command started outlives an exception.
+
+    Raises:
+        subprocess.TimeoutExpired: after TIMEOUT_S.
+    """
+    process = None
+    _mask(signal.SIG_BLOCK)  # an interruption while it starts would leave it running
+    try:
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=cwd,
+            env=compiler_environment(scratch),
+            errors="replace",
+            process_group=0,  # nvcc starts others, which must end with it
+            preexec_fn=lambda: _mask(signal.SIG_UNBLOCK),
+        )
+        _mask(signal.SIG_UNBLOCK)
+        output, _ = process.communicate(timeout=TIMEOUT_S)
+        return process.returncode, output
+    except BaseException:
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+        raise
+    finally:
+        _mask(signal.SIG_UNBLOCK)
+
+
+def _mask(how: int) -> None:
+    signal.pthread_sigmask(how, ENDING_SIGNALS)
 
 
 def _failure(variant: str, text: str, log: Path, summary: str) -> CompileFailedError:
@@ -281,6 +299,6 @@ def _json_bytes(value: dict[str, Any]) -> bytes:
 
 if __name__ == "__main__":
     # ninja passes on what ends it; as after Ctrl-C, the compiler then ends with us.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.default_int_handler)
+    for number in ENDING_SIGNALS:
+        signal.signal(number, signal.default_int_handler)
     sys.exit(main())

@@ -119,6 +119,7 @@ def test_control_c_stops_the_compilers_and_leaves_nothing_half_made(toolkit, tmp
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to everybody
     status, _, stderr = finish(process)
     assert (status, "Traceback" in stderr) == (130, False), stderr
+    wait_for(lambda: not compilers_in(out))
     check_nothing_is_half_made(out, cache)
 
 
@@ -176,6 +177,16 @@ def test_an_output_folder_below_a_file_is_an_error(build, variants, tmp_path):
     for folder in (tmp_path / "file", tmp_path / "file" / "out"):
         with pytest.raises(BuildError, match="Choose another --out"):
             build(variants, folder)
+
+
+def compilers_in(out: Path) -> list[str]:
+    """Processes of the stand-in compiler at work in a folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "cwd").resolve() == out.resolve() and b"fake_nvcc" in (process / "cmdline").read_bytes():
+                found.append(process.name)
+    return found
 
 
 def wait_for(condition, timeout_s: float = 20) -> None:
