@@ -113,18 +113,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _run(args: argparse.Namespace, isolation: Isolation, started: float) -> int:
     check_packages()
-    check_folder(args.out)
-    descriptor = os.open(args.out, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise SetupError(f"--out {args.out}: another run is writing there") from error
-    results = Results(args.out)
-    found = results.load(_warn)
-    if found and not args.resume:
-        raise SetupError(f"--out {args.out} holds results. Go on with --resume, or choose another folder")
-    if args.resume and not any(args.out.glob(f"*{SUFFIX}")):
-        raise SetupError(f"--resume: there are no results in {args.out}. Leave --resume out to begin")
+    results = _open_results(args)
     begun = time.monotonic()
     facts = probe(args.driver, isolation)
     probe_s = time.monotonic() - begun
@@ -155,19 +144,30 @@ def _run(args: argparse.Namespace, isolation: Isolation, started: float) -> int:
     finally:
         actual_s = time.monotonic() - started
         estimate_s = begin_s + build_s + sum(one.estimate_s for one in tallies)
-        results.append(
-            {
-                "step": "environment",
-                "key": f"{head['key']} end",
-                "actual_s": round(actual_s, 1),
-                "estimate_s": round(estimate_s, 1),
-            }
-        )
+        minutes = {"actual_s": round(actual_s, 1), "estimate_s": round(estimate_s, 1)}
+        results.append({"step": "environment", "key": f"{head['key']} end", **minutes})
         if args.json:
-            print(json.dumps(summary_data(results, tallies, actual_s=actual_s, out=args.out), indent=1))
+            print(json.dumps(summary_data(results, tallies, actual_s=actual_s, out=args.out), indent=1), flush=True)
         else:
             print(summary_text(results, tallies, actual_s=actual_s, estimate_s=estimate_s), flush=True)
     return FAILED if faults_of(results) else DONE
+
+
+def _open_results(args: argparse.Namespace) -> Results:
+    """Return the folder of results, for this run alone until the process ends."""
+    check_folder(args.out)
+    descriptor = os.open(args.out, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise SetupError(f"--out {args.out}: another run is writing there") from error
+    results = Results(args.out)
+    found = results.load(_warn)
+    if found and not args.resume:
+        raise SetupError(f"--out {args.out} holds results. Go on with --resume, or choose another folder")
+    if args.resume and not any(args.out.glob(f"*{SUFFIX}")):
+        raise SetupError(f"--resume: there are no results in {args.out}. Leave --resume out to begin")
+    return results
 
 
 def _head(args: argparse.Namespace, facts: dict[str, Any], entries: Sequence[Entry]) -> dict[str, Any]:  # Any: JSON

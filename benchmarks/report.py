@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _report(run: Run, results: Path) -> Path:
-    target = results / device_folder(run.device) / run.name
+    target = _target(run, results / device_folder(run.device))
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(run.folder.glob(f"*{SUFFIX}")):
         if path.resolve() != (target / path.name).resolve():
@@ -70,6 +70,16 @@ def _report(run: Run, results: Path) -> Path:
         names = []
     (target / "README.md").write_text(report_text(run, names), encoding="utf-8")
     return target / "README.md"
+
+
+def _target(run: Run, folder: Path) -> Path:
+    """Return where the report goes: over an earlier one of the same run, beside one of another."""
+    target = folder / run.name
+    try:
+        is_other = load_run(target, _warn).head.get("id") != run.head.get("id")
+    except ReportError:
+        is_other = False
+    return target.with_name(f"{run.name}-{run.head.get('id')}") if is_other else target
 
 
 def _tell(run: Run, args: argparse.Namespace) -> list[str]:

@@ -24,9 +24,17 @@ def write(folder: Path, step: str, *records: dict[str, Any]) -> None:
     (folder / f"{step}.jsonl").write_text("".join(f"{line}\n" for line in lines))
 
 
-def run_of(folder: Path, *, quick: bool = False, commit: str = COMMIT, label: str = "measured") -> Path:
+def run_of(
+    folder: Path, *, quick: bool = False, commit: str = COMMIT, label: str = "measured", identity: str = "aa"
+) -> Path:
     """Results as a GPU gives them, two kernels of which one is wrong."""
-    begun = {"key": "run 1", "begun": "2026-11-20T10:00:00+00:00", "commit": commit, "device": "NVIDIA H200"}
+    begun = {
+        "key": "run 1",
+        "id": identity,
+        "begun": "2026-11-20T10:00:00+00:00",
+        "commit": commit,
+        "device": "NVIDIA H200",
+    }
     write(
         folder,
         "environment",
@@ -95,6 +103,13 @@ def test_a_report_is_named_by_device_date_and_commit_and_holds_the_records(make,
         "correctness.jsonl",
         "speed.jsonl",
     }
+
+
+def test_two_runs_of_a_day_stand_beside_each_other(make, tmp_path):
+    runs = [run_of(tmp_path / "one", identity="aa"), run_of(tmp_path / "two", identity="bb")]
+    _, _, places = make(*runs, runs[1])
+    names = sorted(path.name for path in (places / "results" / "nvidia_h200").iterdir())
+    assert names == ["2026-11-20-0123456", "2026-11-20-0123456-bb"]
 
 
 def test_measured_figures_stand_beside_their_label_and_faults_come_first(tmp_path):
