@@ -79,3 +79,34 @@ def test_make_targets_that_are_named_exist():
     named = {name for path in DOCUMENTS for name in TARGET.findall(code_of(path))}
     assert named - targets == set()
     assert {"demo", "test", "test-full", "check", "clean", "help"} <= targets
+
+
+def native_text() -> str:
+    """The emulator's sources."""
+    return "\n".join(path.read_text() for path in sorted((ROOT / "emulator" / "src").glob("*.[ch]*")))
+
+
+def first_cells(heading: str) -> set[str]:
+    """Names in backticks in the first column of the table under a heading of docs/emulator.md."""
+    section = text_of(ROOT / "docs" / "emulator.md").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    return {name for row in rows for name in re.findall(r"`([\w.]+)`", row)}
+
+
+def test_every_kind_of_finding_is_in_the_emulators_document_and_no_other():
+    kinds = set(re.findall(r"\breport(?:_at)?\([^\"]*?\"([a-z_]+)\"", native_text()))
+    assert {"race", "deadlock", "async_read"} <= kinds
+    assert first_cells("Findings") == kinds
+
+
+def test_every_counter_is_in_the_emulators_document_and_no_other():
+    (listed,) = re.findall(r"#define KW_COUNTERS\(X\)(.*?)\n\n", native_text(), re.DOTALL)
+    counters = set(re.findall(r"X\((\w+)\)", listed))
+    named = first_cells("Counters")
+    assert named - {"..._ideal"} <= counters
+    assert {name.removesuffix("_ideal") for name in counters} <= named
+
+
+def test_every_setting_of_the_emulator_is_in_its_document_and_no_other():
+    (listed,) = re.findall(r"known are (.*?)\";", native_text(), re.DOTALL)
+    assert first_cells("Settings") == set(re.findall(r"\w+", listed))

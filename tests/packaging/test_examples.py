@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from kernelwright.build.settings import read_settings
+from kernelwright.build.toolchain import find_toolchain
+
 pytestmark = pytest.mark.nvcc
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,6 +46,22 @@ def test_the_ten_lines_of_the_readme_run(folder):
     script = folder / "readme.py"
     script.write_text(python)
     assert "flash_fwd_sm80_bf16_hd64_causal1" in run(script, cwd=folder)
+
+
+def test_the_foreign_kernel_of_the_emulators_document_is_found_out(tmp_path):
+    text = (ROOT / "docs" / "emulator.md").read_text()
+    (cuda,) = re.findall(r"^```cuda\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    (python,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    (command,) = re.findall(r"`nvcc (-ptx .*?)`", text)
+    (tmp_path / "reverse.cu").write_text(cuda)
+    (tmp_path / "example.py").write_text(python)
+    nvcc = find_toolchain(read_settings()).nvcc
+    subprocess.run([nvcc, *command.split()], cwd=tmp_path, check=True)
+    said = run("example.py", cwd=tmp_path).splitlines()
+    line = cuda.splitlines().index("    if (i < n) x[i] = tile[n - 1 - i];") + 1
+    assert re.match(rf"uninitialised_read \S*reverse.cu {line} ", said[0])
+    assert any(one.startswith("race ") for one in said)
+    assert said[-1] == "8 sectors loaded"
 
 
 def test_the_gpt_passes_its_gate_on_a_real_text(folder):
