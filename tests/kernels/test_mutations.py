@@ -95,7 +95,9 @@ def test_of_commits_and_warp_barriers_those_that_are_listed_pass_and_no_others(s
 
 def test_a_barrier_that_is_not_there_from_the_start_fails_the_kernel_itself(shipped):
     broken = replace(shipped, ptx=re.sub(r"\bbar\.sync\s+0;", "", shipped.ptx))
-    result = check_mutants(broken, telling_cases(RUNTIME, shipped.variant, 0))
+    cases = telling_cases(RUNTIME, shipped.variant, 0)
+    assert "seed 0" in str(check_seeds(broken, cases, 1)) and not check_seeds(broken, cases, 1).passed
+    result = check_mutants(broken, cases)
     assert not result.passed and "the unbroken kernel does not pass" in str(result)
 
 
