@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from device_steps.base import Context, Step, Task
@@ -45,17 +45,20 @@ def run_steps(context: Context, entries: Sequence[Entry], told: list[Tally]) -> 
     waiting: list[tuple[Step, Task]] = []
     for entry in entries:
         is_last = entry is entries[-1]
-        if is_last:
-            _run_waiting(context, waiting, tallies, reserve_s=total * entry.share / whole)
         share += entry.share / whole
-        context.results.step = entry.name
         step = find_step(entry.name)
         if step is None:
             tallies[entry.name].missing = True
             context.note(f"{entry.name}: this checkout has no benchmarks/device_steps/{entry.name}.py, left out")
             continue
+        context.results.step = entry.name
+        tasks = _planned(step, context)
+        if is_last:
+            least_s = min((task.estimate_s for task in tasks if not context.done(task.key)), default=0.0)
+            _run_waiting(context, waiting, tallies, reserve_s=max(least_s, total * entry.share / whole))
+            context.results.step = entry.name
         until = context.deadline if is_last or entry.may_exceed else begin + total * share
-        for task in _planned(step, context):
+        for task in tasks:
             if context.done(task.key):
                 tallies[entry.name].before += 1
             elif time.monotonic() + task.estimate_s <= until:
@@ -78,7 +81,7 @@ def _run_waiting(
             run_task(step, task, context, tallies[step.NAME])
 
 
-def _planned(step: Step, context: Context) -> Iterable[Task]:
+def _planned(step: Step, context: Context) -> list[Task]:
     try:
         tasks = step.plan(context)
     except Exception as error:  # one step's fault leaves the others unharmed

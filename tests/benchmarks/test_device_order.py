@@ -83,6 +83,12 @@ def test_what_exceeds_a_share_waits_until_the_last_step_has_its_reserve(play):
     assert ran == ["a/task 0", "b/task 0", "a/task 1", "last/task 0"]
 
 
+def test_the_last_step_is_left_enough_for_a_task_of_its_own(play):
+    steps = [FakeStep("a", tasks(1, 55)), FakeStep("b", []), FakeStep("last", tasks(50))]
+    _, ran = play(*steps, shares={"a": 0.5, "b": 0.4, "last": 0.1})
+    assert ran == ["a/task 0", "last/task 0", "a/task 1"]
+
+
 def test_what_fits_nowhere_is_left_out_and_counted(play):
     tallies, ran = play(FakeStep("a", tasks(1, 1000)), FakeStep("b", tasks(1)))
     assert ran == ["a/task 0", "b/task 0"]
