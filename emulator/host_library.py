@@ -52,7 +52,10 @@ def find_compiler(language: Language = "c++") -> list[str]:
     """
     named = settings.named_compiler(language)
     if named:
-        command = shlex.split(named)
+        try:
+            command = shlex.split(named)
+        except ValueError:  # an unclosed quotation mark
+            command = []
         if command and shutil.which(command[0]):
             return command
         variable = "CC" if language == "c" else "CXX"
@@ -135,14 +138,14 @@ def compile_shared(
     version = compiler_version(compiler)
     folder = cache_dir / f"{Path(soname).stem}-{content_digest(units, flags, link_flags, depends, version)}"
     library = folder / soname
-    if library.is_file():
-        return library
     try:
+        if library.is_file():
+            return library
         cache_dir.mkdir(parents=True, exist_ok=True)
         _sweep(cache_dir)
         scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX, dir=cache_dir))
     except OSError as error:
-        raise HostCompilerError(f"cannot write to the cache {cache_dir}: {error}. {_ELSEWHERE}") from error
+        raise HostCompilerError(f"cannot use the cache {cache_dir}: {error}. {_ELSEWHERE}") from error
     try:
         _log.info("building %s with %s (once; kept in %s)", soname, " ".join(compiler), folder)
         _build(compiler, units, flags, soname, link_flags, scratch, jobs)

@@ -6,17 +6,15 @@ Results go to stdout, progress and messages to stderr. Exit status: 0 done, 1 fa
 from __future__ import annotations
 
 import argparse
-import io
 import logging
-import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from kernelwright import __version__
 from kernelwright.gen.commands import build, cache, doctor, list_, show, verify
 from kernelwright.gen.commands.common import UsageError
 from kernelwright.gen.errors import KernelError
+from kernelwright.gen.terminal import drop_output, open_streams
 
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 _VERBS = {"build": build, "list": list_, "show": show, "verify": verify, "doctor": doctor, "cache": cache}
@@ -24,7 +22,7 @@ _VERBS = {"build": build, "list": list_, "show": show, "verify": verify, "doctor
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
-    _open_streams()
+    open_streams()
     try:
         args = _parser().parse_args(argv)
     except SystemExit as stop:  # argparse has said why
@@ -44,28 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\ngen {args.verb}: interrupted; nothing is left half made", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        _drop_output()
+        drop_output()
         return DONE
     except OSError as error:
         print(f"gen {args.verb}: {error}", file=sys.stderr)
-        _drop_output()
+        drop_output()
         return FAILED
-
-
-def _open_streams() -> None:
-    """Let paths be printed that the terminal has no letters for, and a closed stdout or stderr swallow everything."""
-    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - open to the end
-    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-
-
-def _drop_output() -> None:
-    """Keep the interpreter from failing again as it ends, when it writes what stdout did not take."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _log_to_stderr() -> None:

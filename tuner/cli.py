@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from kernelwright import __version__
 from kernelwright.gen.errors import KernelError, SpecError
+from kernelwright.gen.terminal import drop_output, open_streams
 
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 DEFAULT_TRIALS = 150
@@ -22,6 +22,7 @@ DEFAULT_MINUTES = 10.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
+    open_streams()
     try:
         args = _parser().parse_args(argv)
     except SystemExit as stop:  # argparse has said why
@@ -46,8 +47,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return INTERRUPTED
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         return DONE
+    except OSError as error:
+        print(f"tuner {args.verb}: {error}", file=sys.stderr)
+        drop_output()
+        return FAILED
+
+
+def _folder(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("a folder's name is empty")
+    return Path(text)
 
 
 def _again(argv: Sequence[str] | None) -> str:
@@ -84,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=int, default=0, metavar="S", help="of every random choice (default: 0)")
     run.add_argument("--storage", metavar="FILE|URL", help="Optuna storage (default: a journal file in OUT/tuner)")
     run.add_argument("--resume", action="store_true", help="continue a study that has results")
-    run.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="where (default: out)")
+    run.add_argument("--out", type=_folder, default=Path("out"), metavar="DIR", help="where (default: out)")
     run.add_argument("--jobs", type=int, metavar="N", help="compilations and checks at a time (default: all cores)")
     run.add_argument("--dry-run", action="store_true", help="count points and refusals; needs no GPU and no nvcc")
     run.add_argument("--json", action="store_true", help="print the result as JSON")

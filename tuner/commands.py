@@ -122,6 +122,12 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--minutes must be more than 0, got {args.minutes:g}")
     if args.jobs is not None and args.jobs < 1:
         raise UsageError(f"--jobs must be at least 1, got {args.jobs}")
+    if not 0 <= args.seed < 1 << 32:
+        raise UsageError(f"--seed must be from 0 to 4294967295, got {args.seed}")
+    if args.space == "":
+        raise UsageError(f"SPACE is empty; known: {', '.join(space_names())}, or a path ending in .yaml")
+    if args.out.exists() and not args.out.is_dir():
+        raise UsageError(f"--out {args.out}: not a folder")
 
 
 def _load(name: str, sm: int | None) -> Space:

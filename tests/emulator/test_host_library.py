@@ -153,3 +153,9 @@ def test_the_baseline_variant_gives_the_same_bits():
         )
         results.add(done.stdout)
     assert len(results) == 1
+
+
+def test_a_compiler_named_with_an_open_quotation_mark_is_refused(monkeypatch):
+    monkeypatch.setenv("CXX", "'")
+    with pytest.raises(HostCompilerError, match="names no program"):
+        host_library.find_compiler()
