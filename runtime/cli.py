@@ -86,7 +86,8 @@ def _parser(package: str) -> argparse.ArgumentParser:
 
 def _support(module: DispatchModule, options: argparse.Namespace) -> int:
     found = module.support(json=options.json)
-    print(json.dumps(found, indent=1) if options.json else found)
+    if options.json:
+        print(json.dumps(found, indent=1))
     return 0
 
 

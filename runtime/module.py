@@ -12,7 +12,7 @@ import torch
 from .attention import Attention, AttentionFunction, make_flash_attn_func
 from .engine import Engine
 from .inputs import OPERATION
-from .support import Explanation, Support, device_key, explain, support
+from .support import Explanation, device_key, explain, support
 
 PUBLIC = (
     "build_info",
@@ -35,10 +35,13 @@ class DispatchModule:
         self.attention = Attention(self.engine)
         self.flash_attn_func: AttentionFunction = make_flash_attn_func(self.attention)
 
-    def support(self, *, json: bool = False) -> Support | dict[str, object]:
-        """Return the kernels of this module; its text is a matrix. `json=True`: plain data instead."""
+    def support(self, *, json: bool = False) -> dict[str, object] | None:
+        """Print the kernels of this module: a matrix, and how each was verified. `json=True`: return plain data."""
         found = support(self.engine)
-        return found.to_dict() if json else found
+        if json:
+            return found.to_dict()
+        print(found)
+        return None
 
     def explain(
         self,

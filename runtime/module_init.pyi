@@ -17,7 +17,7 @@ from ._runtime.errors import (
     UnsupportedInputError,
 )
 from ._runtime.module import DispatchModule
-from ._runtime.support import Explanation, Support
+from ._runtime.support import Explanation
 
 _module: DispatchModule
 
@@ -53,7 +53,7 @@ def flash_attn_func(
     out: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]: ...
 @overload
-def support(*, json: Literal[False] = False) -> Support: ...
+def support(*, json: Literal[False] = False) -> None: ...
 @overload
 def support(*, json: Literal[True]) -> dict[str, object]: ...
 def explain(

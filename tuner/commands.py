@@ -179,7 +179,7 @@ def _print(request: Request, result: Result, published: Published) -> None:
         print(f"\nPublished into {published.module}; the next import uses it, no rebuild needed:\n")
         print(f"    import sys; sys.path.insert(0, {str(where.parent)!r})")
         print(f"    import {where.name}")
-        print(f"    print({where.name}.support())")
+        print(f"    {where.name}.support()")
         return
     print(f"\nThe table is in {published.table}. Use it with a module for sm{request.space.sm}:\n")
     build = f"gen build --arch sm{request.space.sm} --head-dim {problem.head_dim} --dtype {problem.dtype}"
