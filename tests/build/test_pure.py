@@ -88,6 +88,14 @@ def test_ptxas_figures_are_read():
     assert len(report.remarks) == 1 and report.remarks[0].startswith("(C7510)")
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_several_kernels_the_largest_figures_are_kept(order):
+    other = LOG.replace("'k'", "'other'").replace("Used 168", "Used 40").replace("16 bytes spill", "0 bytes spill")
+    report = parse_ptxas("".join([LOG, other][::order]))
+    assert sorted(report.entries) == ["k", "other"]
+    assert (report.registers, report.spill_store_bytes) == (168, 16)
+
+
 def test_a_log_without_figures_is_an_error_and_not_zero():
     with pytest.raises(ValueError, match="no kernel"):
         parse_ptxas("ptxas info    : 0 bytes gmem\n")

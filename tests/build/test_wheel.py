@@ -35,6 +35,7 @@ def test_a_wheel_has_the_right_tag_metadata_and_record(module_dir, tmp_path):
     assert wheel.name.startswith(f"{NAME}-0.1.0-cp311-abi3-linux_")
     with zipfile.ZipFile(wheel) as archive:
         content = {name: archive.read(name) for name in archive.namelist()}
+        assert {entry.external_attr >> 16 for entry in archive.infolist()} == {0o100644}  # readable once unpacked
     assert {name for name in content if name.startswith(f"{NAME}/")} == {
         f"{NAME}/__init__.py",
         f"{NAME}/kernels/a.cubin",

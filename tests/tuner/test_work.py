@@ -1,10 +1,12 @@
 """What becomes of a point: only right kernels are scored, failures are kept with their kind, workers may die."""
 
+import itertools
 import math
 import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 import tuner_fakes as fakes
@@ -13,9 +15,11 @@ from tuner_fakes import FakeCompiler, FakeScorer, FakeVerifier, HangingVerifier,
 from kernelwright.gen.devices import reference_device
 from kernelwright.gen.spec import ForwardSchedule, Variant
 from kernelwright.tuner.errors import TunerError
+from kernelwright.tuner.plain_study import PlainLedger
 from kernelwright.tuner.results import Outcome, choose
 from kernelwright.tuner.score import ModelScorer
-from kernelwright.tuner.work import Compiled, InPlaceExecutor, Work, judge_all
+from kernelwright.tuner.search import Budget, search
+from kernelwright.tuner.work import Compiled, InPlaceExecutor, Work, judge, judge_all
 from kernelwright.tuner.workers import WorkerProcesses
 
 DEVICE = reference_device(80)
@@ -74,6 +78,34 @@ def test_a_figure_that_is_none_is_a_failed_launch(tmp_path, figure):
 
     with pytest.raises(TunerError, match="no figure for shape"):
         run(make_request(tmp_path), make_work(scorer=Odd()))
+
+
+def test_a_kernel_of_which_no_block_fits_on_an_sm_is_a_failed_launch_and_not_tried():
+    (first, *_) = compiled()
+    found = judge(replace(first, registers=10_000), FakeVerifier(), (scorer := FakeScorer()), DEVICE)
+    assert found.status == "launch" and "no thread block fits" in found.detail and not scorer.scored
+
+
+def test_points_given_back_when_time_is_up_do_not_count_as_tried(tmp_path):
+    class Silent:
+        def compiling(self, count): ...
+
+        def finished(self, outcome): ...
+
+    points = list(make_request(tmp_path).pool.legal.values())
+    ledger = PlainLedger(tmp_path / "points", points, [])
+    end = search(
+        ledger,
+        make_work(),
+        DEVICE,
+        Budget(trials=100, seconds=10),
+        batch_size=4 * len(points),  # all of them at once
+        watcher=Silent(),
+        clock=itertools.count(0, 4).__next__,
+    )
+    assert (
+        end == "time spent" and 0 < ledger.num_tried < len(points) and ledger.num_free == len(points) - ledger.num_tried
+    )
 
 
 def test_points_are_compiled_in_small_batches(tmp_path):
