@@ -83,11 +83,8 @@ class Variant:
 
     @property
     def name(self) -> str:
-        p, s = self.problem, self.schedule
-        return (
-            f"{OPERATION}_sm{self.sm}_{p.dtype}_hd{p.head_dim}_causal{int(p.is_causal)}"
-            f"_m{s.block_m}_n{s.block_n}_w{s.num_warps}_s{s.num_stages}_qreg{int(s.q_in_regs)}"
-        )
+        parts = [f"{tag}{int(getattr(getattr(self, owner), field))}" for tag, owner, field in _NAME_PARTS]
+        return "_".join([OPERATION, f"sm{self.sm}", self.problem.dtype, *parts])
 
     @property
     def smem_bytes(self) -> int:
@@ -135,25 +132,31 @@ class Variant:
                 f"{name!r} is not a variant's name; one looks like "
                 f"{OPERATION}_sm80_bf16_hd64_causal1_m128_n64_w4_s2_qreg0"
             )
-        part = match.groupdict()
-        dtype: Dtype = "bf16" if part["dtype"] == "bf16" else "fp16"
+        parts: dict[str, dict[str, Any]] = {"problem": {"dtype": match["dtype"]}, "schedule": {}}  # Any: int or bool
+        for _, owner, field in _NAME_PARTS:
+            parts[owner][field] = bool(int(match[field])) if field in _NAME_FLAGS else int(match[field])
         return cls(
-            sm=int(part["sm"]),
-            problem=ForwardProblem(dtype=dtype, head_dim=int(part["hd"]), is_causal=part["causal"] == "1"),
-            schedule=ForwardSchedule(
-                block_m=int(part["m"]),
-                block_n=int(part["n"]),
-                num_warps=int(part["w"]),
-                num_stages=int(part["s"]),
-                q_in_regs=part["qreg"] == "1",
-            ),
+            sm=int(match["sm"]),
+            problem=ForwardProblem(**parts["problem"]),
+            schedule=ForwardSchedule(**parts["schedule"]),
         )
 
 
-_NUMBER = r"0|[1-9][0-9]{0,8}"  # as Python prints it, so that a variant has one name
+# What a name says after the architecture and dtype: tag, part of the variant, field.
+_NAME_PARTS = (
+    ("hd", "problem", "head_dim"),
+    ("causal", "problem", "is_causal"),
+    ("m", "schedule", "block_m"),
+    ("n", "schedule", "block_n"),
+    ("w", "schedule", "num_warps"),
+    ("s", "schedule", "num_stages"),
+    ("qreg", "schedule", "q_in_regs"),
+)
+_NAME_FLAGS = frozenset({"is_causal", "q_in_regs"})
+_NUMBER = "0|[1-9][0-9]{0,8}"  # as Python prints it, so that a variant has one name
 _NAME = re.compile(
-    rf"{OPERATION}_sm(?P<sm>{_NUMBER})_(?P<dtype>fp16|bf16)_hd(?P<hd>{_NUMBER})_causal(?P<causal>[01])"
-    rf"_m(?P<m>{_NUMBER})_n(?P<n>{_NUMBER})_w(?P<w>{_NUMBER})_s(?P<s>{_NUMBER})_qreg(?P<qreg>[01])"
+    f"{OPERATION}_sm(?P<sm>{_NUMBER})_(?P<dtype>{'|'.join(DTYPES)})"
+    + "".join(f"_{tag}(?P<{field}>{'[01]' if field in _NAME_FLAGS else _NUMBER})" for tag, _, field in _NAME_PARTS)
 )
 
 

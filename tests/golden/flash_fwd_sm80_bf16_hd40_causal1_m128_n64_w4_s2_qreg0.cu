@@ -434,7 +434,7 @@ flash_fwd_sm80_bf16_hd40_causal1_m128_n64_w4_s2_qreg0(const __grid_constant__ Fl
         // whole, so its reads are done; the PTX memory model does not promise it, and this costs nothing.
         __syncwarp();
     }
-        const int row_in_tile = lane / 4;
+    const int row_in_tile = lane / 4;
 #pragma unroll
     for (int m = 0; m < kMTiles; ++m) {
 #pragma unroll

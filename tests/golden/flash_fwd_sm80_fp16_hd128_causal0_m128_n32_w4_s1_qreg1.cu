@@ -425,7 +425,7 @@ flash_fwd_sm80_fp16_hd128_causal0_m128_n32_w4_s1_qreg1(const __grid_constant__ F
         // whole, so its reads are done; the PTX memory model does not promise it, and this costs nothing.
         __syncwarp();
     }
-        const int row_in_tile = lane / 4;
+    const int row_in_tile = lane / 4;
 #pragma unroll
     for (int m = 0; m < kMTiles; ++m) {
 #pragma unroll
