@@ -61,7 +61,7 @@ def test_the_foreign_kernel_of_the_emulators_document_is_found_out(tmp_path):
     line = cuda.splitlines().index("    if (i < n) x[i] = tile[n - 1 - i];") + 1
     assert re.match(rf"uninitialised_read \S*reverse.cu {line} ", said[0])
     assert any(one.startswith("race ") for one in said)
-    assert said[-1] == "8 sectors loaded"
+    assert said[-1] == "256 bytes loaded"
 
 
 def test_the_gpt_passes_its_gate_on_a_real_text(folder):

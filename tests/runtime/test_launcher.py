@@ -86,7 +86,7 @@ class Rig:
         bounds = [when.get(size, ANY) for size in BINDING["sizes"]]
         return dtype, flags, (head_dim,), tuple(low for low, _ in bounds), tuple(high for _, high in bounds), kernel
 
-    def launch(self, *changes: tuple[str, Any], stream: int | None = None, flags: int = 0, scale: Any = 0.5) -> bool:
+    def launch(self, *changes: tuple[str, Any], stream: int | None = 0, flags: int = 0, scale: Any = 0.5) -> bool:
         call = self.plain(**dict(changes))
         return self.operation.launch(*call.values(), scale, flags, stream)
 
