@@ -15,16 +15,17 @@ import json
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from device_steps.golden_compare import Difference
-from device_steps.golden_driver import DeviceError, WordDevice, emulator
+from device_steps.golden_driver import DeviceError, UnsupportedError, WordDevice, emulator
 from device_steps.golden_inputs import Bits, Words
-from device_steps.golden_instructions import ENTRY, INSTRUCTIONS, Instruction, module_text
+from device_steps.golden_instructions import INSTRUCTIONS
+from device_steps.golden_kernel import ENTRY, Instruction, module_text
 
 SCHEMA = 1
 SEED = 20240229
@@ -38,11 +39,17 @@ class GoldenError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a device said to one instruction. `digest` is of the PTX and the inputs."""
+    """What a device said to one instruction.
+
+    Attributes:
+        digest: of the PTX, the inputs and the tensor map.
+        model: whether it is what we expected from the PTX ISA: `agrees`, `differs`, or `none` without expectations.
+    """
 
     name: str
     digest: str
     out: Words
+    model: str = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +74,7 @@ class Outcome:
         status: `agree`; `differ`, more than allowed; `not compared`, with the reason in `detail`.
         allowed: what is allowed, in words.
         difference: None if nothing was compared.
+        model: of the recorded answer, as in `Answer`.
     """
 
     name: str
@@ -74,6 +82,7 @@ class Outcome:
     allowed: str
     detail: str
     difference: Difference | None
+    model: str = "none"
 
     def to_record(self) -> dict[str, Any]:  # Any: JSON
         """Return plain data; the caller adds step, key and label."""
@@ -89,11 +98,11 @@ def inputs_of(instruction: Instruction, seed: int = SEED) -> Words:
 
 
 def record(device: WordDevice, *, seed: int = SEED, instructions: Sequence[Instruction] = INSTRUCTIONS) -> Recording:
-    """Ask a device everything. What it refuses, and what is not written yet, is kept with the reason."""
+    """Ask a device everything. What it does not have or refuses is kept with the reason."""
     answers, refused = [], {}
     for instruction in instructions:
-        if instruction.needs:
-            refused[instruction.name] = f"needs: {instruction.needs}"
+        if not device.is_emulator and not instruction.runs_on(device.sm):
+            refused[instruction.name] = f"needs {instruction.target}, this is sm_{device.sm}"
             continue
         try:
             answers.append(_ask(device, instruction, seed))
@@ -113,51 +122,71 @@ def record(device: WordDevice, *, seed: int = SEED, instructions: Sequence[Instr
 
 def _ask(device: WordDevice, instruction: Instruction, seed: int) -> Answer:
     given = inputs_of(instruction, seed)
-    text = module_text(instruction, given.shape[2])
-    out = device.run(text, ENTRY, given, instruction.out_words)
-    return Answer(name=instruction.name, digest=_digest(text, given), out=out)
+    out = device.run(
+        module_text(instruction, given.shape[2]),
+        ENTRY,
+        given,
+        instruction.out_words,
+        sm=0 if instruction.runs_on(device.sm) else instruction.sm,
+        tensor_map=instruction.tensor_map,
+    )
+    return Answer(
+        name=instruction.name, digest=digest_of(instruction, given), out=out, model=by_model(instruction, given, out)
+    )
 
 
-def _digest(text: str, given: Words) -> str:
-    return hashlib.sha256(text.encode() + given.astype("<u4").tobytes()).hexdigest()
+def digest_of(instruction: Instruction, given: Words) -> str:
+    """Return what changes when an answer would no longer be to the same question."""
+    asked = module_text(instruction, given.shape[2]) + (str(instruction.tensor_map) if instruction.tensor_map else "")
+    return hashlib.sha256(asked.encode() + given.astype("<u4").tobytes()).hexdigest()
+
+
+def by_model(instruction: Instruction, given: Words, out: Words) -> str:
+    """Return `agrees` or `differs`, or `none` for an instruction without a model."""
+    if instruction.model is None:
+        return "none"
+    return "differs" if instruction.check.compare(given, instruction.model(given), out).outside else "agrees"
 
 
 def replay(
     recording: Recording, device: WordDevice, *, instructions: Sequence[Instruction] = INSTRUCTIONS
 ) -> Iterator[Outcome]:
-    """Ask another device the same and compare, instruction by instruction, gaps included."""
+    """Ask another device the same and compare, instruction by instruction, those without an answer included."""
     answers = {answer.name: answer for answer in recording.answers}
     for instruction in instructions:
-        if instruction.needs:
-            yield _not_compared(instruction, f"needs: {instruction.needs}")
-        elif instruction.name not in answers:
+        if instruction.name not in answers:
             reason = recording.refused.get(instruction.name, "recorded before this instruction was in the list")
-            yield _not_compared(instruction, f"{recording.device}: {reason}")
+            yield _not_compared(instruction.name, instruction.check.text, f"{recording.device}: {reason}")
         else:
             yield _replay_one(answers[instruction.name], instruction, recording.seed, device)
     for name in sorted(set(answers) - {one.name for one in instructions}):
-        yield _not_compared(Instruction(name=name), "recorded, and no longer in the list")
+        yield _not_compared(name, "", "recorded, and no longer in the list")
 
 
 def _replay_one(recorded: Answer, instruction: Instruction, seed: int, device: WordDevice) -> Outcome:
+    name, allowed, model = instruction.name, instruction.check.text, recorded.model
+    given = inputs_of(instruction, seed)
+    if digest_of(instruction, given) != recorded.digest:
+        return _not_compared(name, allowed, "its vectors have changed since they were recorded; record them again")
     try:
         answer = _ask(device, instruction, seed)
+    except UnsupportedError as error:
+        return replace(_not_compared(name, allowed, str(error)), model=model)
     except DeviceError as error:
-        return _not_compared(instruction, f"{device.name}: {error}", status="differ")
-    if answer.digest != recorded.digest:
-        return _not_compared(instruction, "its vectors have changed since they were recorded; record them again")
-    difference = instruction.check.compare(inputs_of(instruction, seed), answer.out, recorded.out)
+        return replace(_not_compared(name, allowed, f"{device.name}: {error}"), status="differ", model=model)
+    difference = instruction.check.compare(given, answer.out, recorded.out)
     detail = ""
     if difference.outside:
         detail = (
             f"{difference.outside} of {difference.values} values, worst in (case, lane or row, value) {difference.at}"
         )
     return Outcome(
-        name=instruction.name,
+        name=name,
         status="differ" if difference.outside else "agree",
-        allowed=instruction.check.text,
+        allowed=allowed,
         detail=detail,
         difference=difference,
+        model=model,
     )
 
 
@@ -185,8 +214,8 @@ def record_and_replay(library: str | None, folder: str | None) -> dict[str, Any]
     }
 
 
-def _not_compared(instruction: Instruction, detail: str, status: str = "not compared") -> Outcome:
-    return Outcome(name=instruction.name, status=status, allowed=instruction.check.text, detail=detail, difference=None)
+def _not_compared(name: str, allowed: str, detail: str) -> Outcome:
+    return Outcome(name=name, status="not compared", allowed=allowed, detail=detail, difference=None)
 
 
 def file_name(device: str) -> str:
@@ -207,7 +236,7 @@ def save(recording: Recording, folder: Path) -> Path:
     meta = {
         "schema": SCHEMA,
         **content,
-        "answers": [{"name": one["name"], "digest": one["digest"]} for one in answers],
+        "answers": [{key: one[key] for key in ("name", "digest", "model")} for one in answers],
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / file_name(recording.device)

@@ -48,7 +48,7 @@ def _values(words: Words, kind: Kind) -> Doubles:
     return decode(words if kind == "f32" else unpack(words), kind)
 
 
-def _difference(got: Words, recorded: Words, excess: Doubles) -> Difference:
+def found_difference(got: Words, recorded: Words, excess: Doubles) -> Difference:
     """`excess` is the distance over what is allowed, by value; more than 1 is outside."""
     at = np.unravel_index(int(np.argmax(excess)), excess.shape) if excess.size else (0, 0, 0)
     case, lane, value = (int(one) for one in at)
@@ -62,12 +62,12 @@ def _difference(got: Words, recorded: Words, excess: Doubles) -> Difference:
 
 
 def _compare_bits(given: Words, got: Words, recorded: Words) -> Difference:
-    return _difference(got, recorded, np.where(got != recorded, np.inf, 0.0))
+    return found_difference(got, recorded, np.where(got != recorded, np.inf, 0.0))
 
 
 def _compare_any_nan(given: Words, got: Words, recorded: Words) -> Difference:
     both_nan = np.isnan(_values(got, "f32")) & np.isnan(_values(recorded, "f32"))
-    return _difference(got, recorded, np.where((got != recorded) & ~both_nan, np.inf, 0.0))
+    return found_difference(got, recorded, np.where((got != recorded) & ~both_nan, np.inf, 0.0))
 
 
 EXACT = Check(kind="bits", text="equal bits", compare=_compare_bits)
@@ -99,7 +99,7 @@ def tolerance(kind: Kind, *, relative: float = 0.0, absolute: float = 0.0, sourc
         with np.errstate(invalid="ignore"):
             size = np.nan_to_num(np.maximum(np.abs(x), np.abs(y)), posinf=0.0)
         allowed = size * (relative + EPSILON[kind]) + absolute + LEAST[kind]
-        return _difference(got, recorded, excess_of(x, y, allowed))
+        return found_difference(got, recorded, excess_of(x, y, allowed))
 
     text = f"relative {relative:.3g}, absolute {absolute:.3g} ({source}), and one unit in the last place for ours"
     return Check(kind="tolerance", text=text, compare=compare)
@@ -125,6 +125,21 @@ def _gather(elements: Doubles, which: Literal["a", "b", "c"], depth: int) -> Dou
     return out
 
 
+def sum_allowance(
+    a: Doubles, b: Doubles, c: Doubles, *, depth: int, accumulator: Kind = "f32", epsilon: float = EPSILON["f32"]
+) -> Doubles:
+    """Return how far apart two sums A B + C may be; `mma_check` says why."""
+    most_exact = 2 / epsilon if accumulator == "f32" else 2.0**11
+    with np.errstate(invalid="ignore", over="ignore"):
+        terms = np.abs(a) @ np.abs(b) + np.abs(c)
+        whole = [np.all(one == np.rint(one), axis=(1, 2), keepdims=True) for one in (a, b, c)]
+    is_exact = whole[0] & whole[1] & whole[2] & (terms < most_exact)
+    allowed = terms * 2 * (depth + 2) * epsilon + LEAST[accumulator] * depth
+    if accumulator == "f16":
+        allowed = allowed + terms * 2 * EPSILON["f16"]
+    return np.where(is_exact, 0.0, np.nan_to_num(allowed, posinf=0.0))
+
+
 def mma_check(depth: int, kind: Kind, accumulator: Kind) -> Check:
     """Allow what any order and any alignment of the terms can change.
 
@@ -135,22 +150,14 @@ def mma_check(depth: int, kind: Kind, accumulator: Kind) -> Check:
     Source: Fasi, Higham, Mikaitis, Pranesh, "Numerical behavior of NVIDIA tensor cores" (2021).
     """
     num_a, num_b = depth // 4, depth // 8
-    most_exact = 2.0**24 if accumulator == "f32" else 2.0**11
 
     def compare(given: Words, got: Words, recorded: Words) -> Difference:
         a = _gather(_values(given[..., :num_a], kind), "a", depth)
         b = _gather(_values(given[..., num_a : num_a + num_b], kind), "b", depth)
         c = _gather(_values(given[..., num_a + num_b :], accumulator), "c", depth)
         x, y = (_gather(_values(one, accumulator), "c", depth) for one in (got, recorded))
-        with np.errstate(invalid="ignore", over="ignore"):
-            terms = np.abs(a) @ np.abs(b) + np.abs(c)
-            whole = [np.all(one == np.rint(one), axis=(1, 2), keepdims=True) for one in (a, b, c)]
-        is_exact = whole[0] & whole[1] & whole[2] & (terms < most_exact)
-        allowed = terms * 2 * (depth + 2) * EPSILON["f32"] + LEAST[accumulator] * depth
-        if accumulator == "f16":
-            allowed = allowed + terms * 2 * EPSILON["f16"]
-        allowed = np.where(is_exact, 0.0, np.nan_to_num(allowed, posinf=0.0))
-        return _difference(got, recorded, excess_of(x, y, allowed))
+        allowed = sum_allowance(a, b, c, depth=depth, accumulator=accumulator)
+        return found_difference(got, recorded, excess_of(x, y, allowed))
 
     f32 = f"{2 * (depth + 2)} x 2^-23"
     text = f"{f32 if accumulator == 'f32' else f32 + ' + 2^-9'} of |c| + sum |a b|; nothing for small whole numbers"

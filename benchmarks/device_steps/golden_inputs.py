@@ -32,6 +32,11 @@ HALF_EDGES: dict[Kind, list[int]] = {
     "f16": [0x0000, 0x8000, 0x3C00, 0xBC00, 0x7C00, 0xFC00, 0x7E00, 0x7C01, 0x0001, 0x8001, 0x03FF, 0x0400, 0x7BFF],
     "bf16": [0x0000, 0x8000, 0x3F80, 0xBF80, 0x7F80, 0xFF80, 0x7FC0, 0x7F81, 0x0001, 0x8001, 0x007F, 0x0080, 0x7F7F],
 }
+SMALLEST: dict[Kind, list[int]] = {  # zeros of both signs, subnormals
+    "f16": [0x0000, 0x8000, 0x0001, 0x8001, 0x03FF],
+    "bf16": [0x0000, 0x8000, 0x0001, 0x8001, 0x007F],
+    "f32": [0x00000000, 0x80000000, 0x00000001, 0x80000001, 0x007FFFFF],
+}
 
 
 class Bits:
@@ -111,3 +116,13 @@ def pack(halves: Words) -> Words:
 def unpack(words: Words) -> Words:
     """Undo `pack`."""
     return np.stack([words & np.uint32(0xFFFF), words >> np.uint32(16)], -1).reshape(*words.shape[:-1], -1)
+
+
+def half_values(kind: Kind, low: int, high: int, bits: Bits) -> Words:
+    """Pairs of 16-bit values a lane, edge values first."""
+    cases = 16
+    values = bits.floats(kind, (cases, 32, 2), low, high)
+    edges = np.array(HALF_EDGES[kind], np.uint32)
+    flat = values.reshape(-1)
+    flat[: edges.size], flat[32 : 32 + edges.size] = edges, edges[::-1]
+    return pack(values)

@@ -1,62 +1,22 @@
 """The instructions that golden vectors are recorded of: how each is run, on what, and how far an answer may be off.
 
-A body reads the 32-bit registers %a0, %a1, ... of its lane and writes %d0, %d1, ...; one warp is one case. Add an
-instruction here and it is recorded, replayed and reported. `needs` marks one that is not written yet and says why.
+Those of sm_80 are here, except for the matrices of `golden_mma`; `golden_hopper`, `golden_wgmma` and `golden_tma` have
+those of later GPUs. Add an instruction to a list and it is recorded, replayed and reported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from device_steps.golden_compare import ANY_NAN, EXACT, Check, mma_check, tolerance
-from device_steps.golden_inputs import F32_EDGES, HALF_EDGES, Bits, Kind, Words, pack
-
-LANES = 32
-ENTRY = "golden"
-Inputs = Callable[[Bits], Words]  # [cases, 32, words]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Instruction:
-    """One instruction and its vectors.
-
-    Args:
-        name: its opcode.
-        body: PTX.
-        inputs: makes the words that each lane of each case is given.
-        out_words: words that each lane gives back.
-        check: judges an answer against the recorded one.
-        needs: what is missing before it can be recorded; body and inputs are empty then.
-    """
-
-    name: str
-    body: str = ""
-    inputs: Inputs = lambda bits: bits.words((0, LANES, 1))
-    out_words: int = 1
-    check: Check = EXACT
-    needs: str = ""
-
-
-def module_text(instruction: Instruction, in_words: int) -> str:
-    """Return a PTX module that runs the instruction once a warp, which drivers since CUDA 11.8 take on sm_80 and on."""
-    loads = "".join(f"ld.global.b32 %a{n}, [%x1+{4 * n}];\n" for n in range(in_words))
-    stores = "".join(f"st.global.b32 [%x0+{4 * n}], %d{n};\n" for n in range(instruction.out_words))
-    return (
-        ".version 7.8\n.target sm_80\n.address_size 64\n.shared .align 128 .b8 tile[512];\n"
-        f".visible .entry {ENTRY}(.param .u64 out, .param .u64 given)\n{{\n"
-        ".reg .pred %p<4>;\n.reg .b16 %h<8>;\n.reg .b32 %a<16>, %d<8>, %t<8>;\n.reg .b64 %x<8>;\n"
-        "ld.param.u64 %x0, [out];\nld.param.u64 %x1, [given];\n"
-        "cvta.to.global.u64 %x0, %x0;\ncvta.to.global.u64 %x1, %x1;\n"
-        "mov.u32 %t0, %ctaid.x;\nshl.b32 %t0, %t0, 5;\nmov.u32 %t1, %tid.x;\nadd.s32 %t0, %t0, %t1;\n"
-        f"mul.wide.u32 %x2, %t0, {4 * instruction.out_words};\nadd.s64 %x0, %x0, %x2;\n"
-        f"mul.wide.u32 %x2, %t0, {4 * in_words};\nadd.s64 %x1, %x1, %x2;\n"
-        f"{loads}{instruction.body}\n{stores}ret;\n}}\n"
-    )
-
+from device_steps.golden_compare import ANY_NAN, Check, mma_check, tolerance
+from device_steps.golden_hopper import HOPPER
+from device_steps.golden_inputs import F32_EDGES, HALF_EDGES, SMALLEST, Bits, Kind, Words, half_values, pack
+from device_steps.golden_kernel import LANES, Instruction
+from device_steps.golden_mma import MMA
+from device_steps.golden_tma import TMA
+from device_steps.golden_wgmma import WGMMA
 
 # ---------------------------------------------------------------------- elementwise, one value or pair a lane
 
@@ -71,16 +31,6 @@ def f32_values(low: int, high: int, operands: int, bits: Bits) -> Words:
         flat[: edges.size, operand] = edges
         flat[edges.size : 2 * edges.size, operand] = np.roll(edges, 7 * operand)
     return values
-
-
-def half_values(kind: Kind, low: int, high: int, bits: Bits) -> Words:
-    """Pairs of 16-bit values a lane, edge values first."""
-    cases = 16
-    values = bits.floats(kind, (cases, LANES, 2), low, high)
-    edges = np.array(HALF_EDGES[kind], np.uint32)
-    flat = values.reshape(-1)
-    flat[: edges.size], flat[32 : 32 + edges.size] = edges, edges[::-1]
-    return pack(values)
 
 
 def any_words(operands: int, cases: int, bits: Bits) -> Words:
@@ -240,11 +190,6 @@ def mma_inputs(kind: Kind, depth: int, accumulator: Kind, bits: Bits) -> Words:
 
 
 MMA_KINDS: tuple[Kind, ...] = ("f16", "bf16")
-SMALLEST: dict[Kind, list[int]] = {  # zeros of both signs, subnormals
-    "f16": [0x0000, 0x8000, 0x0001, 0x8001, 0x03FF],
-    "bf16": [0x0000, 0x8000, 0x0001, 0x8001, 0x007F],
-    "f32": [0x00000000, 0x80000000, 0x00000001, 0x80000001, 0x007FFFFF],
-}
 
 
 def _mma(depth: int, kind: Kind, accumulator: Kind) -> Instruction:
@@ -275,17 +220,4 @@ MATRIX = [
 ]
 
 
-# ---------------------------------------------------------------------- stated gaps
-
-_SM90 = "sm90, not written yet"
-GAPS = [
-    Instruction(name="wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 (shared x shared)", needs=_SM90),
-    Instruction(name="wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 (registers x shared)", needs=_SM90),
-    Instruction(name="wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16", needs=_SM90),
-    Instruction(name="cp.async.bulk.tensor.2d, boxes inside and over the edge", needs=_SM90),
-    *[Instruction(name=f"cp.async.bulk.tensor.2d, swizzle of {n} bytes", needs=_SM90) for n in (32, 64, 128)],
-    Instruction(name="stmatrix.sync.aligned.m8n8.x4.shared.b16", needs=_SM90),
-    *[Instruction(name=f"{op}.bf16x2", needs=_SM90) for op in ("ex2.approx.ftz", "tanh.approx")],
-]
-
-INSTRUCTIONS: list[Instruction] = [*MATRIX, *ELEMENTWISE, *CONVERSIONS, *WARP, *GAPS]
+INSTRUCTIONS: list[Instruction] = [*MATRIX, *ELEMENTWISE, *CONVERSIONS, *WARP, *MMA, *HOPPER, *WGMMA, *TMA]
