@@ -30,12 +30,8 @@ def redundant_syncs(variant: Variant) -> tuple[RedundantSync, ...]:
     """Return what is redundant in the kernel of a variant (templates/flash_fwd_mma.cu.jinja)."""
     schedule = variant.schedule
     if not schedule.q_in_regs:
-        joins = "without it Q's copies join the group of the first K tile, and no wait tells the two apart"
         orders = f"it orders a warp's last ldmatrix of its Q rows before its stores of O to them; {_WHOLE_WARP}"
-        return (
-            RedundantSync(kind="commit", index=0, reason=joins),
-            RedundantSync(kind="warp_sync", index=-2, reason=orders),
-        )
+        return (RedundantSync(kind="warp_sync", index=-2, reason=orders),)
     if schedule.num_warps == 1:
         to_copies = (
             f"it orders the only warp's ldmatrix of Q before its copies of K and V to the same bytes; {_WHOLE_WARP}"

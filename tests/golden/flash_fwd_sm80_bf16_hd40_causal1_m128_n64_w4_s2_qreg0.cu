@@ -346,10 +346,11 @@ flash_fwd_sm80_bf16_hd40_causal1_m128_n64_w4_s2_qreg0(const __grid_constant__ Fl
     if (n_end > 0) {
         unsigned q_reg[kQInRegs ? kMTiles : 1][kQInRegs ? kKSteps + 1 : 1][4];
 
-        // First loads. Only the last key tile can be partial, so only it is guarded.
+        // First loads. Only the last key tile can be partial, so only it is guarded. Q joins the group of that tile,
+        // unless it has to be complete before.
         copier.copy<kBlockM, true>(q_smem, q_src, q_row_bytes, rows_left);
-        kw::cp_async_commit();
         if constexpr (kQInRegs) {
+            kw::cp_async_commit();
             kw::cp_async_wait<0>();
             __syncthreads();  // Q is complete
 #pragma unroll
