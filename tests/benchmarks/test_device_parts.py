@@ -247,3 +247,15 @@ def test_on_a_gpu_large_shapes_come_last_and_the_gpu_answers_the_emulator(tmp_pa
     found = run_step(fidelity, context)
     assert found[0]["fault"] == "mma: 3 of 4" and found[0]["key"] == "instructions/mma"
     assert found[-1]["between"] == ["emulator", "GPU"] and found[-1]["outputs"]["out"]["max_ulp"] == 0
+
+
+def test_the_table_names_instructions_that_are_not_what_we_expected():
+    records = [
+        {"name": "wgmma", "status": "not compared", "model": "differs"},
+        {"name": "mma", "status": "agree", "model": "agrees"},
+        {"statuses": {"agree": 1, "not compared": 1}},
+    ]
+    assert fidelity.table(records) == [
+        "instructions: 1 agree, 1 not compared",
+        "not what our reading of the PTX ISA expects: wgmma",
+    ]
