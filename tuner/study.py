@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 
 from kernelwright.gen.spec import Variant
 from kernelwright.tuner.errors import StudyExistsError, TunerError
+from kernelwright.tuner.interrupts import uninterrupted
 from kernelwright.tuner.ledger import Identity, is_json, mend_journal, outcome_from, plain, require_same
 from kernelwright.tuner.pool import Pool
 from kernelwright.tuner.results import Outcome
@@ -94,29 +95,32 @@ class Ledger:
         """Return up to `count` points to try next, none that was tried or asked for before."""
         variants = []
         for _ in range(min(count, self.num_free)):
-            trial = self._study.ask(self._distributions)
-            point = point_of_params(trial.params)
-            assert point is not None
-            variant = self._pool.legal[point]
-            self._asked[variant.name] = trial
+            with uninterrupted():
+                trial = self._study.ask(self._distributions)
+                point = point_of_params(trial.params)
+                assert point is not None
+                variant = self._pool.legal[point]
+                self._asked[variant.name] = trial
             variants.append(variant)
         return variants
 
     def tell(self, outcome: Outcome) -> None:
         """Keep what came of a point that was asked for."""
-        trial = self._asked.pop(outcome.variant.name)
-        trial.set_user_attr("variant", outcome.variant.name)
-        trial.set_user_attr("status", outcome.status)
-        trial.set_user_attr("label", self._study.user_attrs["label"])
-        trial.set_user_attr("outcome", plain(outcome))
-        self._study.tell(trial, outcome.score if outcome.status == "ok" else FAILED_VALUE)
+        with uninterrupted():
+            trial = self._asked.pop(outcome.variant.name)
+            trial.set_user_attr("variant", outcome.variant.name)
+            trial.set_user_attr("status", outcome.status)
+            trial.set_user_attr("label", self._study.user_attrs["label"])
+            trial.set_user_attr("outcome", plain(outcome))
+            self._study.tell(trial, outcome.score if outcome.status == "ok" else FAILED_VALUE)
 
     def abandon(self) -> int:
         """Give back the points that were asked for and not told, as after Ctrl-C; return how many."""
-        count = len(self._asked)
-        for trial in self._asked.values():
-            self._study.tell(trial, state=TrialState.FAIL)
-        self._asked.clear()
+        with uninterrupted():
+            count = len(self._asked)
+            for trial in self._asked.values():
+                self._study.tell(trial, state=TrialState.FAIL)
+            self._asked.clear()
         return count
 
 
@@ -140,21 +144,22 @@ def open_ledger(
         StudyChangedError: if it was made with another identity.
     """
     sampler = PoolSampler(list(pool.legal), pool.choices, first=pool.default, seed=seed, guided=guided)
-    study = optuna.create_study(
-        storage=storage, study_name=name, direction="minimize", load_if_exists=True, sampler=sampler
-    )
-    finished = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-    if finished and not resume:
-        raise StudyExistsError(
-            f"study {name} has {finished} finished trials in {where}. Continue it with --resume, or start another "
-            "with --storage OTHER (or remove the file)"
+    with uninterrupted():
+        study = optuna.create_study(
+            storage=storage, study_name=name, direction="minimize", load_if_exists=True, sampler=sampler
         )
-    known = dict(study.user_attrs)
-    if finished:
-        require_same(name, where, known, asdict(identity))
-    for key, value in asdict(identity).items():
-        if known.get(key) != value:
-            study.set_user_attr(key, value)
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
-        storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)  # of a run that was killed
+        finished = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+        if finished and not resume:
+            raise StudyExistsError(
+                f"study {name} has {finished} finished trials in {where}. Continue it with --resume, or start another "
+                "with --storage OTHER (or remove the file)"
+            )
+        known = dict(study.user_attrs)
+        if finished:
+            require_same(name, where, known, asdict(identity))
+        for key, value in asdict(identity).items():
+            if known.get(key) != value:
+                study.set_user_attr(key, value)
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
+            storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)  # of a run that was killed
     return Ledger(study, pool)

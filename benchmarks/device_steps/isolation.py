@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import signal
+import time
 import traceback
 from collections.abc import Mapping
 from concurrent.futures import BrokenExecutor
@@ -14,6 +15,7 @@ from typing import Any
 from kernelwright.tuner.workers import WorkerProcesses
 
 _START_S = 120.0  # to start Python and import torch, on a machine with a cold disk
+_END_S = 5.0  # for the exit status of a dead process to be known
 _TRACE_LINES = 6
 
 
@@ -55,13 +57,14 @@ class Isolation:
         ready.result(timeout=_START_S)
 
     def _how_it_ended(self) -> str:
-        for process in self._processes:
-            process.join(timeout=5)
-            code = process.exitcode
-            if code is not None and code < 0:
-                return signal.Signals(-code).name
-            if code is not None:
-                return f"exit status {code}"
+        # The pool's own thread may be the one that takes the exit status, and a moment passes until all see it.
+        deadline = time.monotonic() + _END_S
+        while self._processes and time.monotonic() < deadline:
+            codes = [one.exitcode for one in self._processes]
+            ended = [code for code in codes if code is not None]
+            if ended:
+                return signal.Signals(-ended[0]).name if ended[0] < 0 else f"exit status {ended[0]}"
+            time.sleep(0.01)
         return "it did not say why"
 
 

@@ -16,6 +16,7 @@ import tuner_fakes as fakes
 from tuner_fakes import FakeCompiler, FakeScorer, make_request, make_work, run, wide_space
 
 from kernelwright.tuner.errors import StudyChangedError, StudyExistsError, TunerError
+from kernelwright.tuner.interrupts import uninterrupted
 from kernelwright.tuner.study import mend_journal
 
 JOURNAL = "small-sm80.journal"
@@ -231,3 +232,15 @@ def test_ctrl_c_keeps_finished_points_and_says_how_to_go_on(tmp_path):
     answer = json.loads(finished.stdout)
     assert answer["trials"] == 16 and len({row["variant"] for row in answer["ranking"]}) == 16
     assert answer["label"] == "modelled" and {row["label"] for row in answer["ranking"]} == {"modelled"}
+
+
+def test_ctrl_c_waits_for_the_end_of_what_must_not_be_interrupted():
+    steps = []
+    with pytest.raises(KeyboardInterrupt), uninterrupted():
+        signal.raise_signal(signal.SIGINT)
+        steps.append("after the signal")
+    assert steps == ["after the signal"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with uninterrupted():
+        steps.append("quiet")
+    assert steps[-1] == "quiet"
