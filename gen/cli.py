@@ -13,10 +13,8 @@ from collections.abc import Sequence
 from kernelwright import __version__
 from kernelwright.gen.commands import build, cache, doctor, list_, show, verify
 from kernelwright.gen.commands.common import UsageError
-from kernelwright.gen.errors import KernelError
-from kernelwright.gen.terminal import drop_output, open_streams
+from kernelwright.gen.terminal import MISUSED, open_streams, run_command
 
-DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 _VERBS = {"build": build, "list": list_, "show": show, "verify": verify, "doctor": doctor, "cache": cache}
 
 
@@ -28,26 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse has said why
         return stop.code if isinstance(stop.code, int) else MISUSED
     _log_to_stderr()
-    try:
-        status: int = args.run(args)
-        sys.stdout.flush()
-        return status
-    except UsageError as error:
-        print(f"gen {args.verb}: {error}", file=sys.stderr)
-        return MISUSED
-    except KernelError as error:
-        print(f"gen {args.verb}: {error}", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        print(f"\ngen {args.verb}: interrupted; nothing is left half made", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        drop_output()
-        return DONE
-    except OSError as error:
-        print(f"gen {args.verb}: {error}", file=sys.stderr)
-        drop_output()
-        return FAILED
+    return run_command(
+        f"gen {args.verb}",
+        lambda: int(args.run(args)),
+        misuse=(UsageError,),
+        interrupted=lambda: "nothing is left half made",
+    )
 
 
 def _log_to_stderr() -> None:

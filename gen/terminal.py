@@ -1,11 +1,49 @@
-"""Standard streams of our commands: closed, full, or without letters for a path, they must not end in a traceback."""
+"""What our commands share: exit statuses, and errors and odd standard streams that must not end in a traceback."""
 
 from __future__ import annotations
 
 import io
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+from kernelwright.gen.errors import KernelError
+
+DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+
+
+def run_command(
+    name: str, run: Callable[[], int], *, misuse: tuple[type[KernelError], ...], interrupted: Callable[[], str]
+) -> int:
+    """Run a command and return its exit status; what goes wrong is one line on stderr.
+
+    Args:
+        name: tool and verb, which begin every message.
+        run: does the work and returns the status.
+        misuse: errors that mean the command was called wrongly.
+        interrupted: returns what to say after Ctrl-C.
+    """
+    try:
+        status = run()
+        sys.stdout.flush()
+        return status
+    except misuse as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return MISUSED
+    except KernelError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print(f"\n{name}: interrupted; {interrupted()}", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        drop_output()
+        return DONE
+    except OSError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        drop_output()
+        return FAILED
 
 
 def open_streams() -> None:

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kernelwright import __version__
-from kernelwright.gen.errors import KernelError, SpecError
-from kernelwright.gen.terminal import drop_output, open_streams
+from kernelwright.gen.errors import SpecError
+from kernelwright.gen.terminal import MISUSED, open_streams, run_command
 
-DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 DEFAULT_TRIALS = 150
 DEFAULT_MINUTES = 10.0
 
@@ -31,28 +30,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.addLevelName(logging.WARNING, "warning")
     from kernelwright.tuner.commands import UsageError, run
 
-    try:
-        status = run(args)
-        sys.stdout.flush()
-        return status
-    except (UsageError, SpecError) as error:
-        print(f"tuner {args.verb}: {error}", file=sys.stderr)
-        return MISUSED
-    except KernelError as error:
-        print(f"tuner {args.verb}: {error}", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        print(
-            f"\ntuner {args.verb}: interrupted; finished points are kept. Go on with: {_again(argv)}", file=sys.stderr
-        )
-        return INTERRUPTED
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        drop_output()
-        return DONE
-    except OSError as error:
-        print(f"tuner {args.verb}: {error}", file=sys.stderr)
-        drop_output()
-        return FAILED
+    return run_command(
+        f"tuner {args.verb}",
+        lambda: run(args),
+        misuse=(UsageError, SpecError),
+        interrupted=lambda: f"finished points are kept. Go on with: {_again(argv)}",
+    )
 
 
 def _folder(text: str) -> Path:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import kernelwright
-from kernelwright.gen.cli import DONE, FAILED, MISUSED, main
+from kernelwright.gen.cli import main
+from kernelwright.gen.terminal import DONE, FAILED, MISUSED
 
 ROOT = Path(__file__).resolve().parents[2]
 FAKE = ROOT / "tests" / "build" / "fake_nvcc.py"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from kernelwright.gen.cli import DONE, FAILED, MISUSED, main
+from kernelwright.gen.cli import main
+from kernelwright.gen.terminal import DONE, FAILED, MISUSED
 
 CHECKER = """
 class Variant:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kernelwright.tuner.cli import FAILED, MISUSED, main
+from kernelwright.gen.terminal import FAILED, MISUSED
+from kernelwright.tuner.cli import main
 
 
 @pytest.mark.parametrize(
