@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from kernelwright.gen.spec import Variant
-from kernelwright.tuner.errors import StudyChangedError
+from kernelwright.tuner.errors import StudyChangedError, TunerError
 from kernelwright.tuner.results import Label, Outcome
 
 _log = logging.getLogger(__name__)
@@ -54,6 +56,22 @@ class Identity:
     device: str
     toolkit: str
     scorer: str
+
+
+@contextmanager
+def only_run(path: Path, mend: str) -> Iterator[None]:
+    """Keep every other run from a study's file meanwhile; its folder is made. `mend`: what another run may do instead.
+
+    Raises:
+        TunerError: if another run is at work in the file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f"{path.name}.running").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise TunerError(f"{path}: another tuner is at work on this study. Wait, or {mend}") from error
+        yield
 
 
 def mend_journal(path: Path) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import random
@@ -12,8 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from kernelwright.gen.spec import Variant
-from kernelwright.tuner.errors import StudyExistsError, TunerError
-from kernelwright.tuner.ledger import Identity, mend_journal, outcome_from, plain, require_same
+from kernelwright.tuner.errors import StudyExistsError
+from kernelwright.tuner.interrupts import uninterrupted
+from kernelwright.tuner.ledger import Identity, mend_journal, only_run, outcome_from, plain, require_same
 from kernelwright.tuner.pool import Pool
 from kernelwright.tuner.results import Outcome
 
@@ -49,9 +49,10 @@ class PlainLedger:
 
     def tell(self, outcome: Outcome) -> None:
         """Keep what came of a point that was asked for."""
-        self._asked.remove(outcome.variant)
-        _append(self._path, plain(outcome))
-        self._outcomes.append(outcome)
+        with uninterrupted():
+            self._asked.remove(outcome.variant)
+            _append(self._path, plain(outcome))
+            self._outcomes.append(outcome)
 
     def abandon(self) -> int:
         """Give back the points that were asked for and not told; return how many."""
@@ -69,12 +70,7 @@ def open_plain_ledger(path: Path, pool: Pool, identity: Identity, *, seed: int, 
         StudyExistsError: if it has results and `resume` is not set.
         StudyChangedError: if it was made with another identity.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f"{path.name}.running").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise TunerError(f"{path}: another tuner is at work on this study. Wait, or give another --out") from error
+    with only_run(path, "give another --out"):
         mend_journal(path)
         lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         told = [outcome_from(line) for line in lines[1:]]

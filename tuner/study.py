@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,7 +14,7 @@ from optuna.trial import TrialState
 from kernelwright.gen.spec import Variant
 from kernelwright.tuner.errors import StudyExistsError, TunerError
 from kernelwright.tuner.interrupts import uninterrupted
-from kernelwright.tuner.ledger import Identity, is_json, mend_journal, outcome_from, plain, require_same
+from kernelwright.tuner.ledger import Identity, is_json, mend_journal, only_run, outcome_from, plain, require_same
 from kernelwright.tuner.pool import Pool
 from kernelwright.tuner.results import Outcome
 from kernelwright.tuner.sampler import TAKEN, PoolSampler, distributions, point_of_params
@@ -40,14 +39,7 @@ def open_storage(storage: str) -> Iterator[Any]:  # Any: optuna is untyped to my
         yield database
         return
     path = Path(storage).absolute()  # Optuna's lock is a symbolic link to this very text, and must not dangle
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f"{path.name}.running").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise TunerError(
-                f"{path}: another tuner is at work on this study. Wait, or give another --storage"
-            ) from error
+    with only_run(path, "give another --storage"):
         path.with_name(f"{path.name}.lock").unlink(missing_ok=True)  # of a run that was killed
         mend_journal(path)
         try:
@@ -71,10 +63,6 @@ class Ledger:
         self._study, self._pool = study, pool
         self._distributions = distributions(pool.choices)
         self._asked: dict[str, Any] = {}
-
-    @property
-    def name(self) -> str:
-        return str(self._study.study_name)
 
     @property
     def num_tried(self) -> int:
