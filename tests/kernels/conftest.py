@@ -71,9 +71,6 @@ def import_from(folder: Path, name: str) -> ModuleType:
 
 
 @pytest.fixture(autouse=True)
-def quiet() -> object:
-    """Emulation warns once a process; here it is the point."""
+def seeded() -> None:
+    """The same random tensors in every order of tests."""
     torch.manual_seed(0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONWARNINGS", "ignore")
-        yield
