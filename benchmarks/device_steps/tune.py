@@ -55,7 +55,8 @@ def tune_space(
     *, space: str, out: str, minutes: float, trials: int, seed: int, is_modelled: bool
 ) -> dict[str, Any]:  # Any: JSON
     """Tune one space through the tuner's own command; on the emulator its figures are modelled."""
-    from kernelwright.tuner.cli import DONE, main
+    from kernelwright.gen.terminal import DONE
+    from kernelwright.tuner.cli import main
     from kernelwright.tuner.tune import has_optuna
 
     words = ["run", space, "--minutes", f"{minutes:.3f}", "--trials", str(trials), "--seed", str(seed)]
