@@ -54,6 +54,7 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=dict)
     fidelity: dict[str, str] = field(default_factory=dict)
+    tracks_undefined: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -347,4 +348,5 @@ def _parse_report(text: bytes) -> Report:
         findings=findings,
         counters=data.get("counters", {}),
         fidelity=data.get("fidelity", {}),
+        tracks_undefined=data.get("tracks_undefined", False),
     )

@@ -15,6 +15,13 @@ struct RegisterDecl {
     Width width;
 };
 
+// What .reg declared: registers `first` and on are called `name`, or name0, name1, ... for a range.
+struct RegisterNames {
+    uint32_t first;
+    bool range;
+    std::string name;
+};
+
 enum class OperandKind : uint8_t { Register, Special, Integer, Float32, Float64, Symbol, Address, Vector, Pair, Sink };
 
 struct Operand {
@@ -65,6 +72,7 @@ struct KernelAst {
     std::vector<Variable> params;
     std::vector<Variable> variables;  // declared inside the body
     std::vector<RegisterDecl> registers;
+    std::vector<RegisterNames> register_names;  // ascending
     std::vector<uint32_t> scope_parent;  // scope 0 is the body
     std::vector<Label> labels;
     std::vector<Statement> statements;

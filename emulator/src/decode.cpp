@@ -110,6 +110,7 @@ void KernelDecoder::instruction(const Statement& statement) {
     if (statement.guard >= 0) {
         insn_.guard = predicate_index_[static_cast<size_t>(statement.guard)];
         insn_.guard_flip = statement.guard_negated ? kFullMask : 0;
+        predicate_uses_.push_back({static_cast<uint32_t>(kernel_->code.size()), kGuardWord, false, false, static_cast<uint32_t>(statement.guard)});
     }
     SourceLine where;
     where.ptx_line = statement.line;
@@ -233,11 +234,12 @@ uint32_t KernelDecoder::encode_register(const Operand& operand, bool wide, bool 
     return 0;
 }
 
-uint32_t KernelDecoder::encode_predicate(const Operand& operand, bool defines) {
+uint32_t KernelDecoder::encode_predicate(const Operand& operand, bool defines, int word) {
     if (operand.kind == OperandKind::Sink) return kPredicateSink * 2;
     if (defines && (operand.kind != OperandKind::Register || operand.negated)) fail("the destination of " + text() + " must be a predicate register");
     if (operand.kind == OperandKind::Integer) return (operand.value != 0) != operand.negated ? kPredicateTrue * 2 : kPredicateFalse * 2;
     if (operand.kind != OperandKind::Register || width(operand) != Width::Pred) fail("an operand of " + text() + " must be a predicate");
+    predicate_uses_.push_back({static_cast<uint32_t>(kernel_->code.size()), static_cast<uint32_t>(word), false, defines, operand.reg});
     return predicate_index_[operand.reg] * 2 + (operand.negated ? 1 : 0);
 }
 
@@ -272,7 +274,7 @@ uint32_t KernelDecoder::encode(char letter, const Operand& operand, int word) {
         case 'r': return encode_register(operand, false, false, false, word);
         case 'l': return encode_register(operand, true, false, false, word);
         case 'a': return encode_register(operand, false, true, false, word);
-        default: return encode_predicate(operand, letter == 'P');
+        default: return encode_predicate(operand, letter == 'P', word);
     }
 }
 
@@ -308,14 +310,7 @@ void KernelDecoder::emit(const std::string& name, const std::vector<Operand>& op
     insn_.kind = f.count != CountAs::Nothing && statement_->guard >= 0 ? Kind::Counted : Kind::Plain;
 }
 
-void KernelDecoder::finish() {
-    Kernel& k = *kernel_;
-    Insn last;  // falling off the end returns
-    last.kind = Kind::Exit;
-    k.code.push_back(last);
-    k.where.push_back(k.where.empty() ? SourceLine{} : k.where.back());
-    if (k.forms.empty()) k.forms.push_back({"ret", Fidelity::Exact});
-    allocate_registers(k, ast_.registers, uses_, sink32_, sink64_);
+void count_runs(Kernel& k) {
     const size_t count = k.code.size();
     k.run.assign(count + 1, 0);
     k.fp32_before.assign(count + 1, 0);
@@ -326,6 +321,17 @@ void KernelDecoder::finish() {
         k.fp32_before[pc + 1] = k.fp32_before[pc] + (plain && k.code[pc].count == CountAs::Fp32);
         k.mufu_before[pc + 1] = k.mufu_before[pc] + (plain && k.code[pc].count == CountAs::Mufu);
     }
+}
+
+void KernelDecoder::finish() {
+    Kernel& k = *kernel_;
+    Insn last;  // falling off the end returns
+    last.kind = Kind::Exit;
+    k.code.push_back(last);
+    k.where.push_back(k.where.empty() ? SourceLine{} : k.where.back());
+    if (k.forms.empty()) k.forms.push_back({"ret", Fidelity::Exact});
+    const std::vector<uint32_t> from_start = allocate_registers(k, ast_.registers, uses_, predicate_uses_, sink32_, sink64_);
+    count_runs(k);
     k.constants.resize(constant_bytes_);
     uint32_t at = 0;
     for (const auto& [wide, value] : constant_values_) {
@@ -335,6 +341,7 @@ void KernelDecoder::finish() {
         }
         at += wide ? 256 : 128;
     }
+    track_undefined(k, ast_.registers, ast_.register_names, uses_, predicate_uses_, predicate_index_, from_start);
 }
 
 std::unique_ptr<Module> load_module(std::string text) {

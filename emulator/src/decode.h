@@ -15,16 +15,29 @@ namespace kw {
 // Where an operand word that names a virtual register sits, until it gets its place in the register file.
 struct RegisterUse {
     uint32_t insn;
-    uint32_t word;     // index into Insn::o, or into Kernel::ext
+    uint32_t word;     // index into Insn::o, or into Kernel::ext; of a predicate always the operand's word, 4 for Insn::ext
     bool in_ext;
     bool defines;
     uint32_t reg;      // virtual register
 };
 
+constexpr uint32_t kGuardWord = 255;  // RegisterUse::word of a guard
+
 // Gives every virtual register a place in the register file and writes it into the operand words. Registers that are
-// never live at the same time share a place, so that a warp's file stays in the first-level cache.
-void allocate_registers(Kernel& kernel, const std::vector<RegisterDecl>& registers, const std::vector<RegisterUse>& uses,
-                        uint32_t sink32, uint32_t sink64);
+// never live at the same time share a place, so that a warp's file stays in the first-level cache. `predicates`: uses of
+// predicates, guards too, which need no place. Returns the registers and predicates that a thread may read before it has
+// written them: those live at the kernel's start.
+std::vector<uint32_t> allocate_registers(Kernel& kernel, const std::vector<RegisterDecl>& registers, const std::vector<RegisterUse>& uses,
+                                         const std::vector<RegisterUse>& predicates, uint32_t sink32, uint32_t sink64);
+
+// Fills what is derived from Kernel::code.
+void count_runs(Kernel& kernel);
+
+// Makes Kernel::tracked if a thread may read a value nobody wrote: a register of `from_start`, or local memory.
+// `predicate_index` is by virtual register.
+void track_undefined(Kernel& kernel, const std::vector<RegisterDecl>& registers, const std::vector<RegisterNames>& names,
+                     const std::vector<RegisterUse>& uses, const std::vector<RegisterUse>& predicates,
+                     const std::vector<uint32_t>& predicate_index, const std::vector<uint32_t>& from_start);
 
 // What a symbol stands for.
 struct Symbol {
@@ -68,7 +81,7 @@ class KernelDecoder {
     const Form& form(const std::string& name);
     uint32_t encode(char letter, const Operand& operand, int word);
     uint32_t encode_register(const Operand& operand, bool wide, bool either, bool defines, int word);
-    uint32_t encode_predicate(const Operand& operand, bool defines);
+    uint32_t encode_predicate(const Operand& operand, bool defines, int word);
     void encode_address(const Operand& operand, std::vector<uint32_t>& words);
     uint32_t constant(uint64_t value, bool wide);
     bool value_of(const Operand& operand, bool wide, uint64_t& value) const;
@@ -85,6 +98,7 @@ class KernelDecoder {
     const Statement* statement_ = nullptr;
     Insn insn_;
     std::vector<RegisterUse> uses_, pending_;  // pending_: of the statement being decoded
+    std::vector<RegisterUse> predicate_uses_;
     std::vector<uint32_t> predicate_index_;
     std::map<std::pair<bool, uint64_t>, uint32_t> constants_;
     std::vector<std::pair<bool, uint64_t>> constant_values_;

@@ -241,7 +241,7 @@ void KernelDecoder::compare(Parts parts) {
     else both = {operands[0], Operand{}};
     emit(join(parts), {both[0], both[1], operands[1], operands[2]});
     insn_.mode = static_cast<uint8_t>(combine);
-    if (combine) insn_.ext = encode_predicate(operands[3], false);
+    if (combine) insn_.ext = encode_predicate(operands[3], false, 4);
     if (base == "set") {
         insn_.mode |= kSetValue;
         insn_.imm = static_cast<int32_t>(yes);

@@ -6,6 +6,7 @@
 #include <new>
 
 #include "schedule.h"
+#include "undefined.h"
 
 namespace kw {
 namespace {
@@ -63,6 +64,7 @@ void start_block(Launch& launch, uint32_t x, uint32_t y, uint32_t z) {
         warp.splits.assign(1, Split{0, warp.start, SplitState::Ready, 0});
         warp.copies.clear();
         std::memset(warp.groups_committed, 0, sizeof warp.groups_committed);
+        if (launch.kernel->tracking) start_tracking(warp);
     }
     launch.counters.blocks += 1;
     run_block(launch);
@@ -74,7 +76,7 @@ LaunchResult run_launch(const Kernel& kernel, const LaunchArguments& arguments, 
     LaunchResult result;
     auto owned = std::make_unique<Launch>();
     Launch& launch = *owned;
-    launch.kernel = &kernel;
+    launch.kernel = config.checks.init && kernel.tracked ? kernel.tracked.get() : &kernel;
     launch.config = config;
     launch.checks = config.checks;
     const bool any_check = config.checks.memory || config.checks.init || config.checks.async || config.checks.barrier || config.checks.race;

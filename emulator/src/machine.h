@@ -101,6 +101,7 @@ struct Split {
 
 struct Block;
 struct Launch;
+struct UndefinedState;
 
 struct Warp {
     const char* base[2] = {nullptr, nullptr};  // registers, constants: indexed by kOperandConstant
@@ -117,6 +118,7 @@ struct Warp {
     uint32_t groups_committed[kLanes];  // cp.async groups, per thread
     uint32_t tid[3][kLanes];
     std::vector<char> local;
+    std::shared_ptr<UndefinedState> undefined;  // null: nothing is tracked
 };
 
 struct BarrierState {

@@ -343,6 +343,7 @@ class Parser {
             const std::string_view name = identifier(".reg");
             const uint32_t first = static_cast<uint32_t>(kernel_.registers.size());
             uint64_t count = 1;
+            const bool range = token_.is('<');
             if (accept('<')) {
                 count = integer("a register range");
                 expect('>', "a register range");
@@ -352,6 +353,7 @@ class Parser {
                 names.single[name] = first;
             }
             if (first + count > kMaxRegisters) fail("too many registers");
+            kernel_.register_names.push_back({first, range, std::string(name)});
             kernel_.registers.insert(kernel_.registers.end(), count, RegisterDecl{width});
         } while (accept(','));
         expect(';', ".reg");

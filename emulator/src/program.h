@@ -74,6 +74,11 @@ class Bytes {
    public:
     Bytes() = default;
     explicit Bytes(size_t bytes) { resize(bytes); }
+    Bytes(const Bytes& other) {
+        resize(other.size_);
+        if (size_) std::memcpy(data_, other.data_, size_);
+    }
+    Bytes& operator=(const Bytes&) = delete;
     void resize(size_t bytes) {
         storage_.reset(new char[bytes + 64]());
         data_ = storage_.get() + (64 - reinterpret_cast<uintptr_t>(storage_.get()) % 64) % 64;
@@ -90,6 +95,7 @@ class Bytes {
 };
 
 struct Module;
+struct Tracking;
 
 struct Kernel {
     std::string name;
@@ -108,6 +114,8 @@ struct Kernel {
     uint32_t static_shared = 0, dynamic_shared_at = 0;
     uint32_t local_bytes = 0;  // per thread
     uint32_t maxntid[3] = {0, 0, 0}, reqntid[3] = {0, 0, 0};
+    std::shared_ptr<const Kernel> tracked;  // the form that launches with the check `init` run; null: nothing can be undefined
+    std::shared_ptr<const Tracking> tracking;  // of that form; see undefined.h
     int max_dynamic_shared = -1;  // what cuKernelSetAttribute set; -1: unset
 };
 

@@ -50,8 +50,8 @@ struct Interval {
 
 }  // namespace
 
-void allocate_registers(Kernel& kernel, const std::vector<RegisterDecl>& registers, const std::vector<RegisterUse>& uses,
-                        uint32_t sink32, uint32_t sink64) {
+std::vector<uint32_t> allocate_registers(Kernel& kernel, const std::vector<RegisterDecl>& registers, const std::vector<RegisterUse>& uses,
+                                         const std::vector<RegisterUse>& predicates, uint32_t sink32, uint32_t sink64) {
     const uint32_t count = static_cast<uint32_t>(kernel.code.size());
     const size_t num = registers.size() + 2;
     const Flow flow = control_flow(kernel);
@@ -90,6 +90,17 @@ void allocate_registers(Kernel& kernel, const std::vector<RegisterDecl>& registe
             if (uses[u].defines && !guarded) set(writes[b], uses[u].reg);
         first = last;
     }
+    for (size_t first = 0; first < predicates.size();) {  // likewise
+        size_t last = first;
+        while (last < predicates.size() && predicates[last].insn == predicates[first].insn) ++last;
+        const size_t b = block_at(predicates[first].insn);
+        const bool guarded = kernel.code[predicates[first].insn].guard != kPredicateTrue;
+        for (size_t u = first; u < last; ++u)
+            if ((!predicates[u].defines || guarded) && !get(writes[b], predicates[u].reg)) set(reads[b], predicates[u].reg);
+        for (size_t u = first; u < last; ++u)
+            if (predicates[u].defines && !guarded) set(writes[b], predicates[u].reg);
+        first = last;
+    }
     for (bool changed = true; changed;) {
         changed = false;
         for (size_t b = blocks; b-- > 0;) {
@@ -106,6 +117,7 @@ void allocate_registers(Kernel& kernel, const std::vector<RegisterDecl>& registe
     for (size_t b = 0; b < blocks; ++b) {
         const uint32_t from = 2 * flow.starts[b], to = 2 * (b + 1 < blocks ? flow.starts[b + 1] : count) - 1;
         for (uint32_t r = 0; r < num; ++r) {
+            if (r < registers.size() && registers[r].width == Width::Pred) continue;
             if (get(in[b], r)) extend(r, from, from);
             if (get(out[b], r)) extend(r, to, to);
         }
@@ -150,6 +162,10 @@ void allocate_registers(Kernel& kernel, const std::vector<RegisterDecl>& registe
         (use.in_ext ? kernel.ext[use.word] : kernel.code[use.insn].o[use.word]) = word;
     }
     kernel.register_bytes = wide_base + used[1] * 256;
+    std::vector<uint32_t> from_start;
+    for (uint32_t r = 0; r < registers.size(); ++r)
+        if (get(in[0], r)) from_start.push_back(r);
+    return from_start;
 }
 
 }  // namespace kw

@@ -90,7 +90,7 @@ std::string report_json(const Launch& launch) {
                (fidelity == Fidelity::Exact ? "\"exact\"" : fidelity == Fidelity::Approximate ? "\"approximate\"" : "\"not modelled\"");
         first = false;
     }
-    return out + "}}";
+    return out + "}, \"tracks_undefined\": " + (kernel.tracking ? "true}" : "false}");
 }
 
 bool configure(Config& config, const std::string& text, std::string& message) {

@@ -10,6 +10,7 @@
 
 #include "barriers.h"
 #include "checks.h"
+#include "undefined.h"
 
 namespace kw {
 namespace {
@@ -249,6 +250,7 @@ class BlockRunner {
         const uint32_t pc = split->pc;
         const Insn& insn = code_[pc];
         account(warp, pc, 1, split->mask);
+        if (warp.undefined) check_control(warp, insn, split->mask);
         const Mask m = split->mask & (warp.predicates[insn.guard] ^ insn.guard_flip);
         if (insn.kind == Kind::Branch) {
             if (m == split->mask) split->pc = static_cast<uint32_t>(insn.imm);
