@@ -179,7 +179,7 @@ def test_lanes_that_wait_for_their_neighbours_do_not_starve_them():
 
 def test_warps_that_wait_for_one_another_all_get_their_turn():
     body = (
-        "@%p9 bra $end; setp.eq.u32 %p1, %r1, 0; @%p1 st.shared.u32 [smem], 0; bar.sync 0; "
+        "setp.eq.u32 %p1, %r1, 0; @%p1 st.shared.u32 [smem], 0; bar.sync 0; "
         "setp.ge.u32 %p1, %r1, 32;\n@%p1 bra $write;\n"
         "$spin:\nld.volatile.shared.u32 %r5, [smem];setp.eq.u32 %p2, %r5, 0;\n@%p2 bra $spin;\nbra $end;\n"
         "$write:\nst.volatile.shared.u32 [smem], 1;\n$end:"
