@@ -28,6 +28,10 @@ struct UndefinedState {
 
 namespace {
 
+const uint64_t kAllOnes[kLanes] = {
+    ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull,
+    ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull};
+
 int lowest(Mask m) { return __builtin_ctz(m); }
 
 // What an instruction makes of its destinations, before it is executed.
@@ -60,11 +64,11 @@ class Step {
         if (!doubtful) return define();
         switch (tracked_.rule) {
             case Rule::Whole: return whole(undefined_sources(tracked_.bits));
-            case Rule::Move: return move(doubtful);
-            case Rule::Select: return select(doubtful);
+            case Rule::Move: return move();
+            case Rule::Select: return select();
             case Rule::Compare: return compare();
             case Rule::Predicates: return predicates();
-            default: return each(doubtful);
+            default: return each();
         }
     }
 
@@ -131,66 +135,82 @@ class Step {
     }
     Mask predicate_value(uint32_t word) const { return warp_.predicates[word >> 1] ^ (0u - (word & 1u)); }
 
-    // Where the undefined bits of this lane's sources come from.
-    uint32_t origin(int lane) const {
-        if (keep_origins_) return origin_[lane];
-        for (const TrackedOperand& operand : tracked_.operands) {
-            if (operand.role != Role::Source) continue;
-            const uint32_t at = operand.place * kLanes + static_cast<uint32_t>(lane);
-            if ((operand.predicate ? u_.predicates : u_.lanes)[operand.place] >> lane & 1u) return (operand.predicate ? u_.predicate_origins : u_.origins)[at];
-        }
-        return kUnknown;
-    }
-
     void define() {
         for (const TrackedOperand& operand : tracked_.operands)
             if (operand.role == Role::Destination) (operand.predicate ? u_.predicates : u_.lanes)[operand.place] &= ~m_;
     }
-    // The destination's undefined bits in one lane. It may share a source's place: sources and origins are read before.
-    void set(const TrackedOperand& to, int lane, uint64_t bits) {
-        const Mask one = 1u << lane;
-        if (to.predicate) {
-            u_.predicates[to.place] = bits ? u_.predicates[to.place] | one : u_.predicates[to.place] & ~one;
-            if (bits) u_.predicate_origins[to.place * kLanes + static_cast<uint32_t>(lane)] = origin_[lane];
-            return;
-        }
+    // The undefined bits of the destination in `lanes`. It may share a source's place: sources and origins are read before.
+    void put(const TrackedOperand& to, Mask lanes, const uint64_t* bits) {
+        Mask some = 0;
+        for (int l = 0; l < kLanes; ++l) some |= static_cast<Mask>((to.wide ? bits[l] : bits[l] & 0xffffffffu) != 0) << l;
+        mark(to, lanes, some & lanes);
+        if (to.predicate || !(some & lanes)) return;
         char* at = u_.bits.data() + size_t{to.place} * 128;
-        if (to.wide) reinterpret_cast<uint64_t*>(at)[lane] = bits;
-        else bits = reinterpret_cast<uint32_t*>(at)[lane] = static_cast<uint32_t>(bits);
-        u_.lanes[to.place] = bits ? u_.lanes[to.place] | one : u_.lanes[to.place] & ~one;
-        if (bits) u_.origins[to.place * kLanes + static_cast<uint32_t>(lane)] = origin_[lane];
+        if (to.wide) blend(reinterpret_cast<uint64_t*>(at), lanes, bits);
+        else blend(reinterpret_cast<uint32_t*>(at), lanes, bits);
     }
-    void find_origins(Mask lanes) {
+    // The destination is undefined in the lanes `some` of `lanes`.
+    void mark(const TrackedOperand& to, Mask lanes, Mask some) {
+        Mask& state = (to.predicate ? u_.predicates : u_.lanes)[to.place];
+        state = (state & ~lanes) | some;
+        if (some) blend((to.predicate ? u_.predicate_origins : u_.origins).data() + size_t{to.place} * kLanes, some, origin_);
+    }
+    template <class To, class From>
+    static void blend(To* to, Mask lanes, const From* from) {
+        for (int l = 0; l < kLanes; ++l) to[l] = lanes >> l & 1u ? static_cast<To>(from[l]) : to[l];
+    }
+    // The undefined bits of a source in the lanes of m_.
+    void gather(uint32_t word, uint64_t* out) const {
+        const TrackedOperand* operand = operand_at(word, Role::Source);
+        const Mask lanes = operand && !operand->predicate ? u_.lanes[operand->place] & m_ : 0;
+        std::fill(out, out + kLanes, uint64_t{0});
+        if (!lanes) return;
+        const char* at = u_.bits.data() + size_t{operand->place} * 128;
+        if (operand->wide) blend(out, lanes, reinterpret_cast<const uint64_t*>(at));
+        else blend(out, lanes, reinterpret_cast<const uint32_t*>(at));
+    }
+    // What each lane's undefined bits come from.
+    void find_origins() {
         if (keep_origins_) return;
-        for (Mask left = lanes; left; left &= left - 1) origin_[lowest(left)] = origin(lowest(left));
         keep_origins_ = true;
+        std::fill(origin_, origin_ + kLanes, kUnknown);
+        for (const TrackedOperand& operand : tracked_.operands) {
+            const Mask lanes = operand.role == Role::Source ? (operand.predicate ? u_.predicates : u_.lanes)[operand.place] & m_ : 0;
+            if (lanes) blend(origin_, lanes, (operand.predicate ? u_.predicate_origins : u_.origins).data() + size_t{operand.place} * kLanes);
+        }
     }
 
     void whole(Mask lanes) {
-        find_origins(lanes);
-        define();
-        for (Mask left = lanes; left; left &= left - 1)
-            for (const TrackedOperand& operand : tracked_.operands)
-                if (operand.role == Role::Destination) set(operand, lowest(left), ~0ull);
+        find_origins();
+        for (const TrackedOperand& operand : tracked_.operands) {
+            if (operand.role != Role::Destination) continue;
+            mark(operand, m_, lanes);
+            if (operand.predicate) continue;
+            char* at = u_.bits.data() + size_t{operand.place} * 128;
+            if (operand.wide) blend(reinterpret_cast<uint64_t*>(at), lanes, kAllOnes);
+            else blend(reinterpret_cast<uint32_t*>(at), lanes, kAllOnes);
+        }
     }
 
     // One destination, one lane at a time.
-    void each(Mask doubtful) {
-        find_origins(doubtful);
-        uint64_t out[kLanes];
-        for (Mask left = doubtful; left; left &= left - 1) {
-            const int l = lowest(left);
-            const uint64_t a = source_bits(1, l), b = source_bits(2, l), c = source_bits(3, l), any = a | b | c;
-            switch (tracked_.rule) {
-                case Rule::Logic: out[l] = logic(l, a, b, c); break;
-                case Rule::Carry: out[l] = any | (0 - any); break;
-                case Rule::Halves: out[l] = (any & 0xffffu ? 0xffffu : 0u) | (any & 0xffff0000u ? 0xffff0000u : 0u); break;
-                default: out[l] = (a ? 0xffff0000u : 0u) | (b ? 0xffffu : 0u); break;
+    void each() {
+        find_origins();
+        uint64_t a[kLanes], b[kLanes], c[kLanes], out[kLanes];
+        gather(1, a), gather(2, b), gather(3, c);
+        if (tracked_.rule == Rule::Carry) {
+            for (int l = 0; l < kLanes; ++l) out[l] = (a[l] | b[l] | c[l]) | (0 - (a[l] | b[l] | c[l]));
+        } else if (tracked_.rule == Rule::Logic) {
+            for (int l = 0; l < kLanes; ++l) out[l] = m_ >> l & 1u && (a[l] | b[l] | c[l]) ? logic(l, a[l], b[l], c[l]) : 0;
+        } else if (tracked_.rule == Rule::Halves) {
+            for (int l = 0; l < kLanes; ++l) {
+                const uint64_t any = a[l] | b[l] | c[l];
+                out[l] = (any & 0xffffu ? 0xffffu : 0u) | (any & 0xffff0000u ? 0xffff0000u : 0u);
             }
+        } else {
+            for (int l = 0; l < kLanes; ++l) out[l] = (a[l] ? 0xffff0000u : 0u) | (b[l] ? 0xffffu : 0u);
         }
-        define();
         for (const TrackedOperand& operand : tracked_.operands)
-            for (Mask left = operand.role == Role::Destination ? doubtful : 0; left; left &= left - 1) set(operand, lowest(left), out[lowest(left)]);
+            if (operand.role == Role::Destination) put(operand, m_, out);
     }
     // Undefined where the sources' undefined bits could make the result either 0 or 1.
     uint64_t logic(int lane, uint64_t a, uint64_t b, uint64_t c) const {
@@ -205,43 +225,39 @@ class Step {
     int logic_sources() const { return tracked_.table == 0x0fu ? 1 : tracked_.table == 0xc0u || tracked_.table == 0xfcu || tracked_.table == 0x3cu ? 2 : 3; }
 
     // Runs the instruction's own handler on undefined bits in place of values.
-    void move(Mask doubtful) {
+    void move() {
         Mask controlled = 0;
         for (const TrackedOperand& operand : tracked_.operands)
             if (operand.role == Role::Source && (operand.predicate || !(tracked_.moved >> operand.word & 1u))) controlled |= undefined(operand, ~0ull);
-        find_origins(doubtful);
-        run_on_bits();
-        define();
-        for (const TrackedOperand& operand : tracked_.operands) {
-            if (operand.role != Role::Destination) continue;
-            for (Mask left = m_; left; left &= left - 1) {
-                const int l = lowest(left);
-                const uint64_t bits = controlled >> l & 1u ? ~0ull : scratch(operand.word, operand.wide, l);
-                if (bits) set(operand, l, bits);
-            }
-        }
-    }
-    void select(Mask doubtful) {
-        const Mask undecided = source_predicate(3);
-        find_origins(doubtful);
-        run_on_bits();
         uint64_t out[kLanes];
-        for (Mask left = undecided; left; left &= left - 1) {  // what is equal and defined on both sides is defined
-            const int l = lowest(left);
-            out[l] = source_bits(1, l) | source_bits(2, l) | (value(words_[1], l) ^ value(words_[2], l));
-        }
-        define();
+        find_origins();
+        run_on_bits();
         for (const TrackedOperand& operand : tracked_.operands) {
             if (operand.role != Role::Destination) continue;
-            for (Mask left = doubtful; left; left &= left - 1) {
-                const int l = lowest(left);
-                set(operand, l, undecided >> l & 1u ? out[l] : scratch(operand.word, operand.wide, l));
-            }
+            scratch(operand, out);
+            if (controlled) blend(out, controlled, kAllOnes);
+            put(operand, m_, out);
         }
     }
-    uint64_t scratch(uint32_t word, bool wide, int lane) const {
-        const char* at = u_.scratch_file + 256 * word;
-        return wide ? reinterpret_cast<const uint64_t*>(at)[lane] : reinterpret_cast<const uint32_t*>(at)[lane];
+    void select() {
+        const Mask undecided = source_predicate(3);
+        uint64_t a[kLanes], b[kLanes], out[kLanes];
+        find_origins();
+        gather(1, a), gather(2, b);
+        run_on_bits();
+        for (int l = 0; undecided && l < kLanes; ++l) a[l] |= b[l] | (value(words_[1], l) ^ value(words_[2], l));
+        for (const TrackedOperand& operand : tracked_.operands) {
+            if (operand.role != Role::Destination) continue;
+            scratch(operand, out);
+            if (undecided) blend(out, undecided, a);  // what is equal and defined on both sides is defined
+            put(operand, m_, out);
+        }
+    }
+    // What the handler made of the bits.
+    void scratch(const TrackedOperand& operand, uint64_t* out) const {
+        const char* at = u_.scratch_file + 256 * operand.word;
+        if (operand.wide) blend(out, kFullMask, reinterpret_cast<const uint64_t*>(at));
+        else blend(out, kFullMask, reinterpret_cast<const uint32_t*>(at));
     }
     void run_on_bits() {
         const uint32_t count = tracked_.in_ext ? 5 : 4;
@@ -252,11 +268,10 @@ class Step {
             const bool wide = (words_[word] & kOperandWide) != 0;
             char* to = u_.scratch_file + 256 * word;
             if (tracked_.moved >> word & 1u) {
-                for (int l = 0; l < kLanes; ++l) {
-                    const uint64_t bits = m_ >> l & 1u ? source_bits(word, l) : 0;
-                    if (wide) reinterpret_cast<uint64_t*>(to)[l] = bits;
-                    else reinterpret_cast<uint32_t*>(to)[l] = static_cast<uint32_t>(bits);
-                }
+                uint64_t bits[kLanes];
+                gather(word, bits);
+                if (wide) blend(reinterpret_cast<uint64_t*>(to), kFullMask, bits);
+                else blend(reinterpret_cast<uint32_t*>(to), kFullMask, bits);
             } else if (!(tracked_.written >> word & 1u)) {
                 std::memcpy(to, warp_.base[words_[word] & kOperandConstant] + (words_[word] & ~kOperandFlags), wide ? 256 : 128);
             }
@@ -273,14 +288,17 @@ class Step {
         if (op == 1) return (ux & uy) | (ux & ~y) | (uy & ~x);
         return ux | uy;
     }
-    void write_predicate(uint32_t word, Mask undefined_lanes) {
-        if (const TrackedOperand* to = operand_at(word, Role::Destination))
-            for (Mask left = m_; left; left &= left - 1) set(*to, lowest(left), undefined_lanes >> lowest(left) & 1u ? ~0ull : 0);
+    // Where the destination is a register, of `set`, all of it is one bit's copy.
+    void write_result(uint32_t word, Mask lanes) {
+        const TrackedOperand* to = operand_at(word, Role::Destination);
+        if (!to) return;
+        mark(*to, m_, lanes & m_);
+        if (!to->predicate) blend(reinterpret_cast<uint32_t*>(u_.bits.data() + size_t{to->place} * 128), lanes & m_, kAllOnes);
     }
     void predicates() {
         const Mask a = source_predicate(1), b = tracked_.table < 3 ? source_predicate(2) : 0;
-        find_origins(a | b);
-        write_predicate(0, tracked_.table == 3 ? a : combine(tracked_.table, predicate_value(words_[1]), a, predicate_value(words_[2]), b));
+        find_origins();
+        write_result(0, tracked_.table == 3 ? a : combine(tracked_.table, predicate_value(words_[1]), a, predicate_value(words_[2]), b));
     }
     void compare() {
         Mask result = 0;
@@ -302,9 +320,9 @@ class Step {
             p = combine(op, r, result, c, uc);
             q = combine(op, ~r, result, c, uc);
         }
-        find_origins(p | q);
-        write_predicate(0, p);
-        write_predicate(1, q);
+        find_origins();
+        write_result(0, p);
+        write_result(1, q);
     }
 
     // o: d, p, a, b, c, members. As the handler does (warp_ops.cpp).
@@ -312,6 +330,8 @@ class Step {
         const TrackedOperand *a = operand_at(2, Role::Source), *d = operand_at(0, Role::Destination);
         uint64_t out[kLanes] = {};
         uint32_t from_origin[kLanes] = {};
+        uint64_t bits[kLanes];
+        gather(2, bits);
         Mask moved = 0;
         for (Mask left = a && u_.lanes[a->place] & m_ ? m_ : 0; left; left &= left - 1) {
             const int l = lowest(left);
@@ -321,13 +341,13 @@ class Step {
             if (tracked_.table == 0 ? from < most : from > most) from = l;
             from &= 31;
             if (!(m_ >> from & 1u)) continue;  // reported by the handler
-            out[l] = bits_of(*a, from);
+            out[l] = bits[from];
             from_origin[l] = u_.origins[a->place * kLanes + static_cast<uint32_t>(from)];
             moved |= static_cast<Mask>(out[l] != 0) << l;
         }
         define();
         std::copy(from_origin, from_origin + kLanes, origin_);
-        for (Mask left = d ? moved : 0; left; left &= left - 1) set(*d, lowest(left), out[lowest(left)]);
+        if (d && moved) put(*d, moved, out);
     }
 
     // Offset of the access in the thread's local memory; false: elsewhere, or where the handler will report it.
@@ -358,14 +378,14 @@ class Step {
         std::fill(origin_, origin_ + kLanes, here);
         for (const TrackedOperand& to : tracked_.operands) {
             if (to.role != Role::Destination) continue;
+            uint64_t out[kLanes] = {};
             for (Mask left = inside; left; left &= left - 1) {
-                uint64_t bits = 0;
+                uint64_t& bits = out[lowest(left)];
                 std::memcpy(&bits, u_.local.data() + at[lowest(left)] + size_t{to.word} * tracked_.bytes, tracked_.bytes);
-                if (!bits) continue;
                 const int shift = 64 - 8 * tracked_.bytes;
                 if (tracked_.sign_extends) bits = static_cast<uint64_t>(static_cast<int64_t>(bits << shift) >> shift);
-                set(to, lowest(left), bits);
             }
+            put(to, inside, out);
         }
     }
     void store() {
@@ -407,7 +427,7 @@ class Step {
                describe(*warp_.launch, pc);
     }
 
-    static constexpr uint32_t kUnknown = 0x7fffffffu;
+    static constexpr uint32_t kUnknown = 0x7fffffffu;  // an origin
 
     Warp& warp_;
     const Insn& insn_;
