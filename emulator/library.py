@@ -16,7 +16,7 @@ SOURCE_DIR = Path(__file__).parent / "src"
 # run time. The baseline objects come first: where both define the same inline function the linker keeps the first.
 _HOT = ("alu_int", "alu_float", "alu_half", "compare", "convert", "memory", "async", "warp_ops", "matrix", "variant")
 _LOADER = ("lexer", "parser", "decode", "decode_forms", "registers", "undefined_flow")
-_COMMON = ("driver", "launch", "report", "select", "checks", "race", "global_race", "barriers", "schedule", "undefined")
+_COMMON = ("driver", "launch", "report", "select", "checks", "race", "global_race", "barriers", "schedule")
 _FLAGS = ("-std=c++17", "-fvisibility=hidden", "-fwrapv", "-fno-strict-aliasing")
 # Arithmetic as written: no contraction into fma. errno and floating-point exceptions are nobody's business here.
 _ARITHMETIC = ("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
@@ -35,6 +35,7 @@ def units(machine: str) -> list[Unit]:
     # On x86 hardly anybody runs the baseline: it is compiled quickly rather than well.
     base = ("-O1" if x86 else "-O3", *_ARITHMETIC, "-DKW_ISA=isa_base")
     out = [Unit(source=_source(name), flags=("-O2", *common)) for name in _COMMON]
+    out += [Unit(source=_source("undefined"), flags=("-O3", *common))]  # loops over lanes
     out += [Unit(source=_source(name), flags=("-O1", *common)) for name in _LOADER]
     out += [Unit(source=_source(name), flags=base) for name in _HOT]
     if x86:

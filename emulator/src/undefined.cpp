@@ -32,6 +32,10 @@ const uint64_t kAllOnes[kLanes] = {
     ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull,
     ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull};
 
+constexpr Mask kBit[kLanes] = {1u << 0, 1u << 1, 1u << 2, 1u << 3, 1u << 4, 1u << 5, 1u << 6, 1u << 7, 1u << 8, 1u << 9, 1u << 10,
+                               1u << 11, 1u << 12, 1u << 13, 1u << 14, 1u << 15, 1u << 16, 1u << 17, 1u << 18, 1u << 19, 1u << 20, 1u << 21,
+                               1u << 22, 1u << 23, 1u << 24, 1u << 25, 1u << 26, 1u << 27, 1u << 28, 1u << 29, 1u << 30, 1u << 31};
+
 int lowest(Mask m) { return __builtin_ctz(m); }
 
 // What an instruction makes of its destinations, before it is executed.
@@ -157,7 +161,11 @@ class Step {
     }
     template <class To, class From>
     static void blend(To* to, Mask lanes, const From* from) {
-        for (int l = 0; l < kLanes; ++l) to[l] = lanes >> l & 1u ? static_cast<To>(from[l]) : to[l];
+        if (lanes == kFullMask) {
+            for (int l = 0; l < kLanes; ++l) to[l] = static_cast<To>(from[l]);
+        } else {
+            for (int l = 0; l < kLanes; ++l) to[l] = lanes & kBit[l] ? static_cast<To>(from[l]) : to[l];
+        }
     }
     // The undefined bits of a source in the lanes of m_.
     void gather(uint32_t word, uint64_t* out) const {
