@@ -14,9 +14,14 @@ SOURCE_DIR = Path(__file__).parent / "src"
 
 # Handlers and everything else a warp instruction touches: compiled once for any processor and once for AVX2, chosen at
 # run time. The baseline objects come first: where both define the same inline function the linker keeps the first.
-_HOT = ("alu_int", "alu_float", "alu_half", "compare", "convert", "memory", "async", "warp_ops", "matrix", "variant")
-_LOADER = ("lexer", "parser", "decode", "decode_forms", "registers", "undefined_flow")
-_COMMON = ("driver", "launch", "report", "select", "checks", "race", "global_race", "barriers", "schedule")
+_HOT = (
+    "alu_int", "alu_float", "alu_half", "compare", "convert", "memory", "async", "mbarrier", "warp_ops", "matrix",
+    "variant",
+)  # fmt: skip
+_LOADER = ("lexer", "parser", "decode", "decode_forms", "decode_mbarrier", "registers", "undefined_flow")
+_COMMON = (
+    "driver", "launch", "report", "select", "checks", "race", "global_race", "barriers", "mbarrier_state", "schedule",
+)  # fmt: skip
 _FLAGS = ("-std=c++17", "-fvisibility=hidden", "-fwrapv", "-fno-strict-aliasing")
 # Arithmetic as written: no contraction into fma. errno and floating-point exceptions are nobody's business here.
 _ARITHMETIC = ("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")

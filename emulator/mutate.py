@@ -9,18 +9,21 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-SyncKind = Literal["wait", "commit", "barrier", "warp_sync"]
+SyncKind = Literal["wait", "commit", "barrier", "warp_sync", "phase_wait", "phase_arrive", "copy_arrive"]
 Change = Literal["deleted", "weakened"]
 
 # Comments come first, so that what they hold is no instruction. A guard goes with its instruction.
 _TOKEN = re.compile(
     r"""
     //[^\n]* | /\*.*?\*/
-    | (?:@!?%\w+\s+)?
+    | (?<![\w.]) (?P<guard>@!?%?[\w$]+\s+)?
       (?: (?P<wait>cp\.async\.(?:wait_group\s+(?P<groups>\d+)|wait_all))
         | (?P<commit>cp\.async\.commit_group)
+        | (?P<phase_wait>mbarrier\.(?:test|try)_wait\S*\s+(?P<done>[%\w$]+)\s*,[^;]*)
+        | (?P<phase_arrive>mbarrier\.arrive[^;]*)
+        | (?P<copy_arrive>cp\.async\.mbarrier\.arrive[^;]*)
         | (?P<warp_sync>bar\.warp\.sync\b[^;]*)
         | (?P<barrier>(?:bar|barrier)(?:\.cta)?\.(?:sync|arrive)\b[^;]*)
       )\s*;
@@ -56,7 +59,9 @@ def sync_mutants(ptx: str) -> list[Mutant]:
     """Return, in order of line, the mutants of a PTX text.
 
     Deleted, each in turn: `cp.async.wait_group`, `wait_all` and `commit_group`, block barriers that give no value
-    (`bar.sync`, `bar.arrive` and their `barrier` forms), and `bar.warp.sync`. A wait is also weakened by one group.
+    (`bar.sync`, `bar.arrive` and their `barrier` forms), `bar.warp.sync`, `mbarrier.arrive` and `arrive_drop`, and
+    `cp.async.mbarrier.arrive`. A `cp.async` wait is also weakened by one group. A wait for the phase of an mbarrier is
+    weakened so that it succeeds at once.
     """
     found = [match for match in _TOKEN.finditer(ptx) if match.lastgroup]
     counts = Counter(_kind(match) for match in found)
@@ -81,14 +86,16 @@ def sync_mutants(ptx: str) -> list[Mutant]:
 
 
 def _kind(match: re.Match[str]) -> SyncKind:
-    kinds: tuple[SyncKind, ...] = ("wait", "commit", "barrier", "warp_sync")
-    return next(kind for kind in kinds if match[kind])
+    return next(kind for kind in get_args(SyncKind) if match[kind])
 
 
 def _changes(match: re.Match[str]) -> Iterator[tuple[Change, str]]:
+    guard = match["guard"] or ""
+    if match["phase_wait"]:
+        yield "weakened", f"{guard}setp.eq.u32 {match['done']}, 0, 0;"
+        return
     yield "deleted", ""
     if match["wait"]:
-        guard = match[0][: match.start("wait") - match.start()]
         if match["groups"]:
             yield "weakened", f"{guard}cp.async.wait_group {int(match['groups']) + 1};"
         else:  # wait_all commits what is open and waits for it too

@@ -95,9 +95,9 @@ static inline bool all_written(const uint8_t* shadow, uint32_t bytes) {
         }
     }
 }
-static inline bool any_in_flight(const uint8_t* shadow, uint32_t bytes) {
+static inline bool any_in_use(const uint8_t* shadow, uint32_t bytes) {  // by a copy in flight or an mbarrier
     for (uint32_t n = 0; n < bytes; ++n)
-        if (shadow[n] == kInFlight) return true;
+        if (shadow[n] >= kInFlight) return true;
     return false;
 }
 
@@ -154,7 +154,7 @@ static inline void shared_writes(Warp& w, const Insn& i, Mask m, const uint32_t*
     for (Mask left = m; left; left &= left - 1) {
         const int l = __builtin_ctz(left);
         if (__builtin_expect(!all_written(shadow + offset[l], bytes), 0)) {
-            if (w.launch->checks.async && any_in_flight(shadow + offset[l], bytes)) report_shared_write_in_flight(w, i, l, offset[l], bytes);
+            check_shared_write(w, i, l, offset[l], bytes);
             std::memset(shadow + offset[l], kWritten, bytes);
         }
     }

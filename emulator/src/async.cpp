@@ -68,7 +68,10 @@ void cp_async(Warp& w, const Insn& i, Mask m) {
         for (Mask left = m; left; left &= left - 1) {
             const int l = __builtin_ctz(left);
             land(shared + copy.dst[l], reinterpret_cast<const char*>(source_address[l]), Bytes, copy.src_bytes[l]);
-            if (launch.shadowed) std::memset(w.block->shadow + copy.dst[l], kWritten, Bytes);
+            if (launch.shadowed) {
+                check_shared_write(w, i, l, copy.dst[l], Bytes);
+                std::memset(w.block->shadow + copy.dst[l], kWritten, Bytes);
+            }
             if (launch.checks.race) launch.races.write(w, i, static_cast<uint32_t>(l), copy.dst[l], Bytes);
         }
         return;
@@ -76,11 +79,12 @@ void cp_async(Warp& w, const Insn& i, Mask m) {
     for (Mask left = m; left; left &= left - 1) {
         const int l = __builtin_ctz(left);
         uint8_t* shadow = w.block->shadow + copy.dst[l];
-        if (__builtin_expect(any_in_flight(shadow, Bytes), 0)) report_shared_write_in_flight(w, i, l, copy.dst[l], Bytes);
+        if (__builtin_expect(any_in_use(shadow, Bytes), 0)) check_shared_write(w, i, l, copy.dst[l], Bytes);
         std::memset(shadow, kInFlight, Bytes);
         if (launch.checks.race) launch.races.issue_copy(w, i, static_cast<uint32_t>(l), copy.dst[l], Bytes);
     }
     copy.bytes = Bytes;
+    copy.serial = w.copies_issued++;
     copy.pc = static_cast<uint32_t>(&i - launch.kernel->code.data());
     std::memcpy(copy.src, source_address, sizeof copy.src);
     // One record per group number among the lanes; lanes that always ran together share one.
@@ -97,6 +101,7 @@ void cp_async(Warp& w, const Insn& i, Mask m) {
 // Lands, for the lanes of m, the copies whose group number is below the lane's committed count minus `keep`.
 static void land_groups(Warp& w, Mask m, uint32_t keep, bool all) {
     Block& block = *w.block;
+    if (__builtin_expect(!w.tracked.empty(), 0)) wait_for_tracked(w, m, all, keep);
     bool some_done = false;
     for (PendingCopy& copy : w.copies) {
         Mask now = 0;
@@ -108,7 +113,7 @@ static void land_groups(Warp& w, Mask m, uint32_t keep, bool all) {
             const int l = __builtin_ctz(left);
             land(block.shared + copy.dst[l], reinterpret_cast<const char*>(copy.src[l]), copy.bytes, copy.src_bytes[l]);
             std::memset(block.shadow + copy.dst[l], kWritten, copy.bytes);
-            if (w.launch->checks.race) w.launch->races.land_copy(w, copy.pc, static_cast<uint32_t>(l), copy.dst[l], copy.bytes);
+            if (w.launch->checks.race) w.last_landing[l] = w.launch->races.land_copy(w, copy.pc, static_cast<uint32_t>(l), copy.dst[l], copy.bytes);
         }
         copy.lanes &= ~now;
         some_done |= copy.lanes == 0;
@@ -127,10 +132,10 @@ void commit_group(Warp& w, const Insn&, Mask m) {
     map(w.groups_committed, m, [&w](int l) { return w.groups_committed[l] + 1; });
 }
 void wait_group(Warp& w, const Insn& i, Mask m) {
-    if (!w.copies.empty()) land_groups(w, m, static_cast<uint32_t>(i.imm), false);
+    if (!w.copies.empty() || !w.tracked.empty()) land_groups(w, m, static_cast<uint32_t>(i.imm), false);
 }
 void wait_all(Warp& w, const Insn&, Mask m) {
-    if (!w.copies.empty()) land_groups(w, m, 0, true);
+    if (!w.copies.empty() || !w.tracked.empty()) land_groups(w, m, 0, true);
 }
 
 const Form kForms[] = {

@@ -158,6 +158,11 @@ void report_deadlock(Launch& launch) {
         }
         for (const Split& split : warp.splits) {
             if (!first) first = &warp, first_pc = split.pc;
+            const std::string polls = polled_by(warp, split);
+            if (!polls.empty()) {
+                text += " warp " + std::to_string(warp.index) + polls + ";";
+                continue;
+            }
             text += " warp " + std::to_string(warp.index) + " waits at " + describe(launch, split.pc);
             if (split.state == SplitState::AtBarrier) {
                 const BarrierState& barrier = launch.block.barriers[split.barrier];

@@ -38,6 +38,12 @@ std::string file_of(const Launch& launch, uint32_t pc) {
 // Written without address + bytes, which wraps around for a small negative offset from a null pointer.
 bool ends_inside(const Declared& range, uint64_t address, uint32_t bytes) { return address < range.end && range.end - address >= bytes; }
 
+void report_mbarrier_access(Warp& warp, const Insn& insn, int lane, const char* verb, uint32_t offset, uint32_t bytes) {
+    report(warp, insn, lane, "mbarrier",
+           std::string(verb) + " " + std::to_string(bytes) + " bytes of shared memory at offset " + std::to_string(offset) +
+               ", in which an mbarrier lives; only mbarrier instructions may touch it until mbarrier.inval");
+}
+
 }  // namespace
 
 std::string describe(const Launch& launch, uint32_t pc) {
@@ -165,6 +171,10 @@ void report_shared_read(Warp& warp, const Insn& insn, int lane, uint32_t offset,
                "reads byte " + std::to_string(at) + " of shared memory, which no thread of the block has written");
         return;
     }
+    if (shadow[bad] == kMbarrier) {
+        if (launch.checks.barrier) report_mbarrier_access(warp, insn, lane, "reads", offset, bytes);
+        return;
+    }
     if (!launch.checks.async) return;
     for (const Warp& owner : warp.block->warps) {
         for (const PendingCopy& copy : owner.copies) {
@@ -174,7 +184,9 @@ void report_shared_read(Warp& warp, const Insn& insn, int lane, uint32_t offset,
                 const uint32_t committed = owner.groups_committed[l];
                 std::string text = "reads byte " + std::to_string(at) + " of shared memory before the cp.async that fills it has completed: the copy at " +
                                    describe(launch, copy.pc) + " by thread " + std::to_string(owner.tid[0][l]);
-                if (copy.group >= committed) text += " is in no committed group; cp.async.commit_group and a cp.async.wait_group must come first";
+                const std::string tracked = tracked_by(owner, static_cast<uint32_t>(l), copy.serial);
+                if (!tracked.empty()) text += " is tracked by " + tracked + ", whose phase must be waited for with mbarrier.test_wait or try_wait";
+                else if (copy.group >= committed) text += " is in no committed group; cp.async.commit_group and a cp.async.wait_group must come first";
                 else
                     text += " needs that thread to execute cp.async.wait_group " + std::to_string(committed - copy.group - 1) +
                             " or less (its group has " + std::to_string(committed - copy.group - 1) + " younger), and a barrier if other threads read";
@@ -186,10 +198,14 @@ void report_shared_read(Warp& warp, const Insn& insn, int lane, uint32_t offset,
     report(warp, insn, lane, "async_read", "reads byte " + std::to_string(at) + " of shared memory before the cp.async that fills it has completed");
 }
 
-void report_shared_write_in_flight(Warp& warp, const Insn& insn, int lane, uint32_t offset, uint32_t bytes) {
+void check_shared_write(Warp& warp, const Insn& insn, int lane, uint32_t offset, uint32_t bytes) {
+    const Launch& launch = *warp.launch;
+    const uint8_t *begin = warp.block->shadow + offset, *end = begin + bytes;
+    if (launch.checks.barrier && std::find(begin, end, kMbarrier) != end) report_mbarrier_access(warp, insn, lane, "writes", offset, bytes);
+    if (!launch.checks.async || std::find(begin, end, kInFlight) == end) return;
     report(warp, insn, lane, "async_write",
            "writes " + std::to_string(bytes) + " bytes of shared memory at offset " + std::to_string(offset) +
-               " while an earlier cp.async to them is still in flight; wait for it with cp.async.wait_group first");
+               " while an earlier cp.async to them is still in flight; wait for it with cp.async.wait_group, or for the mbarrier that tracks it, first");
 }
 
 }  // namespace kw

@@ -27,6 +27,7 @@ void report_shared_bounds(Warp& warp, const Insn& insn, int lane, uint64_t offse
 void report_misaligned(Warp& warp, const Insn& insn, int lane, const char* space, uint64_t address, uint32_t bytes);
 // Some byte of [offset, offset + bytes) is not kWritten: says why, or nothing if that check is off.
 void report_shared_read(Warp& warp, const Insn& insn, int lane, uint32_t offset, uint32_t bytes);
-void report_shared_write_in_flight(Warp& warp, const Insn& insn, int lane, uint32_t offset, uint32_t bytes);
+// A write, or a copy, to bytes of which some are not kWritten: reports a copy in flight to them, or an mbarrier there.
+void check_shared_write(Warp& warp, const Insn& insn, int lane, uint32_t offset, uint32_t bytes);
 
 }  // namespace kw

@@ -29,6 +29,10 @@ void KernelDecoder::fail(const std::string& what) const { throw LoadError(statem
 
 void KernelDecoder::unknown() const { fail("instruction " + text() + " is not one the emulator knows"); }
 
+void KernelDecoder::need_target(int sm) const {
+    if (into_.target_sm < sm) fail(text() + " needs .target sm_" + std::to_string(sm) + " or later, the module is for sm_" + std::to_string(into_.target_sm));
+}
+
 void KernelDecoder::place_variables() {
     Kernel& k = *kernel_;
     uint32_t at = 0;
@@ -137,6 +141,7 @@ void KernelDecoder::instruction(const Statement& statement) {
     else if (base == "setp" || base == "set" || base == "selp" || base == "slct") compare(parts);
     else if (base == "ld" || base == "st" || base == "ldu") load_store(parts);
     else if (base == "atom" || base == "red") atomic(parts);
+    else if (base == "mbarrier" || (base == "cp" && parts.size() > 2 && parts[2] == "mbarrier")) mbarrier(parts);
     else if (base == "cp") copy_async(parts);
     else if (base == "shfl" || base == "vote" || base == "match" || base == "redux" || base == "elect" || base == "activemask" ||
              base == "ldmatrix" || base == "movmatrix" || base == "mma")

@@ -56,6 +56,8 @@ class KernelDecoder {
 
     [[noreturn]] void fail(const std::string& what) const;
     [[noreturn]] void unknown() const;
+    // The instruction exists from this compute capability on.
+    void need_target(int sm) const;
     void place_variables();
     void place_labels();
     void finish();
@@ -72,6 +74,7 @@ class KernelDecoder {
     void atomic(Parts parts);
     void copy_async(Parts parts);
     void shuffle(Parts parts);
+    void mbarrier(Parts parts);
     void arithmetic(Parts parts);
     void special(const Operand& to, const Operand& from);
     void form_only(const std::string& name, Fidelity fidelity);

@@ -55,6 +55,7 @@ void start_block(Launch& launch, uint32_t x, uint32_t y, uint32_t z) {
     std::memset(block.shared, kPoison, block.shared_bytes);
     if (launch.shadowed) std::memset(block.shadow, kUnwritten, block.shared_bytes);
     for (BarrierState& barrier : block.barriers) barrier = BarrierState{};
+    block.mbarriers = Mbarriers{};
     if (launch.checks.race) {
         launch.races.reset(static_cast<uint32_t>(block.warps.size()), block.shared_bytes);
         launch.global_races.begin_block((z * launch.grid[1] + y) * launch.grid[0] + x);
@@ -65,6 +66,12 @@ void start_block(Launch& launch, uint32_t x, uint32_t y, uint32_t z) {
         warp.copies.clear();
         std::memset(warp.groups_committed, 0, sizeof warp.groups_committed);
         if (launch.kernel->tracking) start_tracking(warp);
+        std::memset(warp.last_landing, 0, sizeof warp.last_landing);
+        warp.copies_issued = 0;
+        warp.tracked.clear();
+        warp.yielding = warp.polling = warp.stuck = 0;
+        warp.polls = 0;
+        warp.polls_at_change = warp.stuck_at_change = 0;
     }
     launch.counters.blocks += 1;
     run_block(launch);
@@ -81,7 +88,7 @@ LaunchResult run_launch(const Kernel& kernel, const LaunchArguments& arguments, 
     launch.checks = config.checks;
     const bool any_check = config.checks.memory || config.checks.init || config.checks.async || config.checks.barrier || config.checks.race;
     launch.counting = config.counters_follow_checks ? any_check : config.counters;
-    launch.shadowed = config.checks.init || config.checks.async || config.checks.race;
+    launch.shadowed = config.checks.init || config.checks.async || config.checks.barrier || config.checks.race;
     std::copy(arguments.grid, arguments.grid + 3, launch.grid);
     std::copy(arguments.block, arguments.block + 3, launch.block_dim);
     launch.threads = arguments.block[0] * arguments.block[1] * arguments.block[2];

@@ -10,6 +10,7 @@
 
 #include "base.h"
 #include "global_race.h"
+#include "mbarrier_state.h"
 #include "program.h"
 #include "race.h"
 
@@ -82,6 +83,7 @@ struct LaunchStopped {
 struct PendingCopy {
     Mask lanes = 0;      // lanes whose bytes are still in flight
     uint32_t group = 0;  // per-thread group number the copy belongs to
+    uint32_t serial = 0;  // number among the warp's copies
     uint32_t pc = 0;
     uint32_t bytes = 0;
     uint32_t dst[kLanes];
@@ -116,6 +118,15 @@ struct Warp {
     std::vector<Split> splits;
     std::vector<PendingCopy> copies;  // oldest first
     uint32_t groups_committed[kLanes];  // cp.async groups, per thread
+    uint32_t copies_issued = 0;
+    uint32_t last_landing[kLanes];       // race check: sequence number at the last wait that landed copies of the thread
+    std::vector<TrackedCopies> tracked;  // landed through mbarriers
+    // Polls of mbarriers that failed since the state of any last changed.
+    Mask yielding = 0;  // lanes that let the others of the warp go first
+    Mask polling = 0, stuck = 0;
+    uint32_t polls = 0;
+    uint64_t polls_at_change = 0, stuck_at_change = 0;
+    uint32_t poll_pc[kLanes], poll_offset[kLanes];
     uint32_t tid[3][kLanes];
     std::vector<char> local;
     std::shared_ptr<UndefinedState> undefined;  // null: nothing is tracked
@@ -137,10 +148,11 @@ struct Block {
     uint8_t* shadow = nullptr;  // one state per shared byte, see ShadowState
     uint32_t shared_bytes = 0;
     BarrierState barriers[16];
+    Mbarriers mbarriers;
     std::vector<Warp> warps;
 };
 
-enum ShadowState : uint8_t { kUnwritten = 0, kWritten = 1, kInFlight = 2 };
+enum ShadowState : uint8_t { kUnwritten = 0, kWritten = 1, kInFlight = 2, kMbarrier = 3 };
 
 struct Launch {
     const Kernel* kernel = nullptr;
@@ -148,6 +160,7 @@ struct Launch {
     Checks checks;
     bool counting = false;
     bool shadowed = false;  // shared memory has shadow bytes
+    bool yields = false;    // the warp that runs waits for others: its turn is over
     RaceDetector races;
     GlobalRaceDetector global_races;
     uint32_t grid[3], block_dim[3];

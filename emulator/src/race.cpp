@@ -12,7 +12,8 @@ namespace {
 uint32_t pc_of(const Warp& warp, const Insn& insn) { return static_cast<uint32_t>(&insn - warp.launch->kernel->code.data()); }
 
 void raise(std::vector<uint32_t>& to, const std::vector<uint32_t>& from) {
-    for (size_t n = 0; n < to.size(); ++n) to[n] = std::max(to[n], from[n]);
+    if (to.size() < from.size()) to.resize(from.size(), 0);
+    for (size_t n = 0; n < from.size(); ++n) to[n] = std::max(to[n], from[n]);
 }
 
 void add(std::vector<LaneRelease>& to, const LaneRelease& one) {
@@ -24,6 +25,23 @@ void add(std::vector<LaneRelease>& to, const LaneRelease& one) {
     to.push_back(one);
 }
 
+void raise(std::vector<uint32_t>& to, uint32_t component, uint32_t value) {
+    if (to.size() <= component) to.resize(component + 1, 0);
+    to[component] = std::max(to[component], value);
+}
+
+void merge(Clock& to, const Clock& from) {
+    raise(to.warps, from.warps);
+    for (const LaneRelease& one : from.lanes) add(to.lanes, one);
+}
+
+bool knows(const Clock& clock, Record before) {
+    if (before.warp() < clock.warps.size() && clock.warps[before.warp()] > before.seq()) return true;
+    for (const LaneRelease& one : clock.lanes)
+        if (one.warp == before.warp() && one.lane == before.lane() && one.seq >= before.seq()) return true;
+    return false;
+}
+
 }  // namespace
 
 void RaceDetector::reset(uint32_t warps, uint32_t shared_bytes) {
@@ -31,6 +49,8 @@ void RaceDetector::reset(uint32_t warps, uint32_t shared_bytes) {
     seq_.assign(warps, 1);
     know_.assign(warps, Clock{std::vector<uint32_t>(warps, 0), {}});
     lanes_know_.assign(warps, {});
+    lanes_acquired_.assign(warps, {});
+    component_offsets_.clear();
     writes_.reset(shared_bytes);
     reads_.resize(warps);
     for (RecordTable& table : reads_) table.reset(shared_bytes);
@@ -41,6 +61,10 @@ void RaceDetector::reset(uint32_t warps, uint32_t shared_bytes) {
 bool RaceDetector::ordered_slowly(Record before, uint32_t warp, uint32_t lane) const {
     for (const LaneRelease& one : know_[warp].lanes)
         if (one.warp == before.warp() && one.lane == before.lane() && one.seq >= before.seq()) return true;
+    Mask acquired = 0;
+    for (const Acquired& one : lanes_acquired_[warp])
+        if (knows(one.clock, before)) acquired |= one.lanes;
+    if (lane < kLanes ? (acquired >> lane & 1u) != 0 : acquired == kFullMask) return true;
     if (before.warp() != warp || lanes_know_[warp].empty() || before.lane() >= kLanes) return false;
     const std::vector<uint32_t>& know = lanes_know_[warp];
     if (lane < kLanes) return know[lane * kLanes + before.lane()] > before.seq();
@@ -51,6 +75,13 @@ bool RaceDetector::ordered_slowly(Record before, uint32_t warp, uint32_t lane) c
 
 void RaceDetector::found(Warp& warp, const Insn& insn, uint32_t lane, uint32_t offset, const char* verb, Record before, bool before_writes) {
     const Launch& launch = *warp.launch;
+    if (before.warp() >= warps_) {
+        report(warp, insn, lane < kLanes ? static_cast<int>(lane) : -1, "race",
+               std::string(verb) + " byte " + std::to_string(offset) + " of shared memory, which the copy at " + describe(launch, before.pc()) +
+                   " wrote; nothing orders the two. The copy is tracked by the mbarrier at byte " + std::to_string(component_offsets_[before.warp() - warps_]) +
+                   ": its phase must be waited for with mbarrier.test_wait or try_wait, by this thread or by one that this thread synchronises with");
+        return;
+    }
     const bool same_warp = before.warp() == warp.index;
     std::string who = same_warp ? "another thread of the warp" : "warp " + std::to_string(before.warp());
     if (before.lane() < kLanes) {
@@ -99,8 +130,13 @@ void RaceDetector::issue_copy(Warp& warp, const Insn& insn, uint32_t lane, uint3
     check(warp, insn, lane, offset, bytes, "starts a copy to", true);
 }
 
-void RaceDetector::land_copy(Warp& warp, uint32_t pc, uint32_t lane, uint32_t offset, uint32_t bytes) {
+uint32_t RaceDetector::land_copy(Warp& warp, uint32_t pc, uint32_t lane, uint32_t offset, uint32_t bytes) {
     writes_.set(offset, bytes, Record::make(seq_[warp.index], warp.index, lane, pc));
+    return seq_[warp.index];
+}
+
+void RaceDetector::land_tracked_copy(uint32_t component, uint32_t phase, uint32_t pc, uint32_t offset, uint32_t bytes) {
+    writes_.set(offset, bytes, Record::make(phase, component, kNoLane, pc));
 }
 
 void RaceDetector::strong(Warp& warp, Mask lanes, const uint32_t* offset, bool loads, bool stores) {
@@ -113,10 +149,7 @@ void RaceDetector::strong(Warp& warp, Mask lanes, const uint32_t* offset, bool l
         }
         if (stores) {
             Clock& clock = released_[offset[lane] / 4];
-            if (clock.warps.empty()) clock.warps.assign(warps_, 0);
-            raise(clock.warps, know_[w].warps);
-            for (const LaneRelease& one : know_[w].lanes) add(clock.lanes, one);
-            add(clock.lanes, {w, lane, seq_[w]});
+            release_lane(w, lane, clock);
         }
     }
     if (stores) next_sequence(warp);  // what follows is not released
@@ -139,7 +172,12 @@ void RaceDetector::join(uint32_t warp, const Clock& clock) {
 void RaceDetector::warp_sync(Warp& warp, Mask lanes) {
     const uint32_t w = warp.index, now = next_sequence(warp);
     std::vector<uint32_t>& know = lanes_know_[w];
+    std::vector<Acquired>& acquired = lanes_acquired_[w];
+    for (Acquired& one : acquired)
+        if (one.lanes & lanes) one.lanes |= lanes;
     if (lanes == warp.start) {
+        for (const Acquired& one : acquired) join(w, one.clock);
+        acquired.clear();
         know_[w].warps[w] = now;
         know.clear();
         return;
@@ -156,17 +194,18 @@ void RaceDetector::warp_sync(Warp& warp, Mask lanes) {
 void RaceDetector::barrier_arrive(Warp& warp, uint32_t barrier) {
     const uint32_t w = warp.index;
     Clock& clock = barriers_[barrier];
-    if (clock.warps.empty()) clock.warps.assign(warps_, 0);
     const uint32_t now = next_sequence(warp);
-    raise(clock.warps, know_[w].warps);
+    merge(clock, know_[w]);
     clock.warps[w] = now;
-    for (const LaneRelease& one : know_[w].lanes) add(clock.lanes, one);
+    for (const Acquired& one : lanes_acquired_[w]) merge(clock, one.clock);
 }
 
 void RaceDetector::barrier_leave(Warp& warp, uint32_t barrier) {
     const Clock& clock = barriers_[barrier];
     const uint32_t w = warp.index;
     join(w, clock);
+    for (const Acquired& one : lanes_acquired_[w]) join(w, one.clock);
+    lanes_acquired_[w].clear();
     know_[w].warps[w] = std::max(know_[w].warps[w], clock.warps[w]);  // its lanes waited for one another too
     lanes_know_[w].clear();
     std::vector<LaneRelease>& lanes = know_[w].lanes;
@@ -174,5 +213,68 @@ void RaceDetector::barrier_leave(Warp& warp, uint32_t barrier) {
 }
 
 void RaceDetector::barrier_reset(uint32_t barrier) { barriers_[barrier] = Clock{}; }
+
+uint32_t RaceDetector::add_component(Launch& launch, uint32_t offset) {
+    const uint32_t component = warps_ + static_cast<uint32_t>(component_offsets_.size());
+    if (component >= kMaxComponents)
+        stop(launch, kLaunchFailed, "the race check knows " + std::to_string(kMaxComponents - warps_) + " mbarriers of a block and no more; leave it out with checks=memory+init+async+barrier");
+    component_offsets_.push_back(offset);
+    for (Clock& clock : know_) clock.warps.resize(component + 1, 0);
+    return component;
+}
+
+void RaceDetector::use_mbarrier(Warp& warp, const Insn& insn, uint32_t lane, uint32_t offset, uint32_t bytes) {
+    check(warp, insn, lane, offset, bytes, "uses the mbarrier at", false);
+}
+
+// What one lane did and knows: its warp's knowledge, and its own of other lanes.
+void RaceDetector::release_lane(uint32_t warp, uint32_t lane, Clock& into) const {
+    merge(into, know_[warp]);
+    for (const Acquired& one : lanes_acquired_[warp])
+        if (one.lanes >> lane & 1u) merge(into, one.clock);
+    const std::vector<uint32_t>& know = lanes_know_[warp];
+    for (uint32_t other = 0; other < kLanes && !know.empty(); ++other)
+        if (other != lane && know[lane * kLanes + other] > know_[warp].warps[warp]) add(into.lanes, {warp, other, know[lane * kLanes + other] - 1});
+    add(into.lanes, {warp, lane, seq_[warp]});
+}
+
+void RaceDetector::release(Warp& warp, Mask lanes, Clock& into) const {
+    const uint32_t w = warp.index;
+    if (lanes == warp.start) {
+        merge(into, know_[w]);
+        for (const Acquired& one : lanes_acquired_[w]) merge(into, one.clock);
+        raise(into.warps, w, seq_[w] + 1);
+        return;
+    }
+    for (Mask left = lanes; left; left &= left - 1) release_lane(w, static_cast<uint32_t>(__builtin_ctz(left)), into);
+}
+
+void RaceDetector::release_component(Clock& into, uint32_t component, uint32_t phase) const { raise(into.warps, component, phase + 1); }
+
+void RaceDetector::release_lane_until(Clock& into, uint32_t warp, uint32_t lane, uint32_t seq) const { add(into.lanes, {warp, lane, seq}); }
+
+void RaceDetector::acquire(Warp& warp, Mask lanes, const Clock& from) {
+    const uint32_t w = warp.index;
+    if ((warp.live & ~lanes) == 0) {  // all its lanes: they come after one another's arrivals too
+        merge(know_[w], from);
+        return;
+    }
+    for (Acquired& one : lanes_acquired_[w]) {
+        if (one.lanes != lanes) continue;
+        merge(one.clock, from);
+        return;
+    }
+    std::vector<Acquired>& acquired = lanes_acquired_[w];
+    acquired.push_back({lanes, from});
+    if (acquired.size() <= kLanes) return;
+    std::vector<Acquired> each;  // one for each lane, so that no number of different masks piles up
+    for (uint32_t l = 0; l < kLanes; ++l) {
+        Acquired mine{1u << l, Clock{}};
+        for (const Acquired& one : acquired)
+            if (one.lanes >> l & 1u) merge(mine.clock, one.clock);
+        if (!mine.clock.warps.empty()) each.push_back(std::move(mine));
+    }
+    acquired = std::move(each);
+}
 
 }  // namespace kw

@@ -1,7 +1,7 @@
 // Races on shared memory: two accesses to one byte, one of them a write, that no synchronisation orders.
 //
-// Happens-before by vector clocks, as FastTrack (Flanagan and Freund 2009) keeps them, with one component per warp. A warp's
-// sequence number grows at each of its synchronisations. know[w][v] > s means: all lanes of w come after what v did at
+// Happens-before by vector clocks, as FastTrack (Flanagan and Freund 2009) keeps them, with one component per warp and one
+// per mbarrier, whose sequence number is its phase and whose accesses are the copies it tracks. A warp's sequence number grows at each of its synchronisations. know[w][v] > s means: all lanes of w come after what v did at
 // sequence number s; know[w][w] is the warp's own last __syncwarp() of all its lanes. What orders two accesses:
 //   - one thread's program order;
 //   - bar.sync and barrier.sync, and bar.arrive for those who later wait (PTX ISA, "bar");
@@ -9,7 +9,9 @@
 //   - for the bytes of a cp.async, the issuing thread's wait, from where on they count as its own write;
 //   - an atomic or a volatile, relaxed, acquire or release access, towards a later one of another thread to the same
 //     address: what the storing thread did, and what its warp had synchronised before, precedes all that follows the load.
-//     Scopes and the difference between relaxed and acquire are not looked at.
+//     Scopes and the difference between relaxed and acquire are not looked at;
+//   - mbarrier.arrive, towards the lanes whose test_wait or try_wait finds its phase complete: it releases what the arriving
+//     lanes did and knew. Of a cp.async.mbarrier.arrive, the copies alone.
 // Records are kept for 16-byte granules, and for bytes where a granule was accessed in part.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
@@ -22,21 +24,25 @@
 namespace kw {
 
 struct Insn;
+struct Launch;
 struct Warp;
 
 // Who reads or writes: one of the 32 lanes, or
 constexpr uint32_t kWholeWarp = 32;     // all of them in one instruction (ldmatrix), which each lane's later accesses follow
 constexpr uint32_t kSeveralLanes = 33;  // more than one since the last synchronisation
+constexpr uint32_t kNoLane = 34;        // none: a copy that an mbarrier tracks
 
-// An access: sequence number, warp, lane, instruction. 0: none.
+constexpr uint32_t kMaxComponents = 1u << 11;
+
+// An access: sequence number, warp or other component of the clocks, lane, instruction. 0: none.
 struct Record {
     uint64_t bits = 0;
     uint32_t seq() const { return static_cast<uint32_t>(bits >> 42); }
-    uint32_t warp() const { return static_cast<uint32_t>(bits >> 37) & 31u; }
-    uint32_t lane() const { return static_cast<uint32_t>(bits >> 31) & 63u; }
-    uint32_t pc() const { return static_cast<uint32_t>(bits) & 0x7fffffffu; }
+    uint32_t warp() const { return static_cast<uint32_t>(bits >> 31) & (kMaxComponents - 1); }
+    uint32_t lane() const { return static_cast<uint32_t>(bits >> 25) & 63u; }
+    uint32_t pc() const { return static_cast<uint32_t>(bits) & 0x1ffffffu; }
     static Record make(uint32_t seq, uint32_t warp, uint32_t lane, uint32_t pc) {
-        return {static_cast<uint64_t>(seq) << 42 | static_cast<uint64_t>(warp) << 37 | static_cast<uint64_t>(lane) << 31 | pc};
+        return {static_cast<uint64_t>(seq) << 42 | static_cast<uint64_t>(warp) << 31 | static_cast<uint64_t>(lane) << 25 | pc};
     }
 };
 constexpr uint32_t kMaxSequence = (1u << 22) - 2;
@@ -116,7 +122,9 @@ class RaceDetector {
     void write(Warp& warp, const Insn& insn, uint32_t lane, uint32_t offset, uint32_t bytes);
     // cp.async: its issue must come after all earlier accesses; from its landing on it is a write of the thread.
     void issue_copy(Warp& warp, const Insn& insn, uint32_t lane, uint32_t offset, uint32_t bytes);
-    void land_copy(Warp& warp, uint32_t pc, uint32_t lane, uint32_t offset, uint32_t bytes);
+    // Returns its sequence number.
+    uint32_t land_copy(Warp& warp, uint32_t pc, uint32_t lane, uint32_t offset, uint32_t bytes);
+    void land_tracked_copy(uint32_t component, uint32_t phase, uint32_t pc, uint32_t offset, uint32_t bytes);
     // Atomics, and accesses that are volatile, relaxed, acquire or release: they order, and do not race with one another.
     void strong(Warp& warp, Mask lanes, const uint32_t* offset, bool loads, bool stores);
 
@@ -125,18 +133,33 @@ class RaceDetector {
     void barrier_leave(Warp& warp, uint32_t barrier);  // after the last arrival, for each warp that waited
     void barrier_reset(uint32_t barrier);
 
+    // mbarriers: a component for the copies that the one at `offset` tracks; releasing into its clock, and acquiring from it.
+    uint32_t add_component(Launch& launch, uint32_t offset);
+    void use_mbarrier(Warp& warp, const Insn& insn, uint32_t lane, uint32_t offset, uint32_t bytes);  // must come after its initialisation
+    void release(Warp& warp, Mask lanes, Clock& into) const;  // next_sequence comes after the last
+    void release_component(Clock& into, uint32_t component, uint32_t phase) const;
+    void release_lane_until(Clock& into, uint32_t warp, uint32_t lane, uint32_t seq) const;
+    void acquire(Warp& warp, Mask lanes, const Clock& from);
+    uint32_t next_sequence(Warp& warp);
+
    private:
+    struct Acquired {
+        Mask lanes;
+        Clock clock;
+    };
     bool ordered(Record before, uint32_t warp, uint32_t lane) const;
     bool ordered_slowly(Record before, uint32_t warp, uint32_t lane) const;
     void check(Warp& warp, const Insn& insn, uint32_t lane, uint32_t offset, uint32_t bytes, const char* verb, bool also_readers);
     void found(Warp& warp, const Insn& insn, uint32_t lane, uint32_t offset, const char* verb, Record before, bool before_writes);
-    uint32_t next_sequence(Warp& warp);
     void join(uint32_t warp, const Clock& clock);
+    void release_lane(uint32_t warp, uint32_t lane, Clock& into) const;
 
     uint32_t warps_ = 0;
+    std::vector<uint32_t> component_offsets_;  // of the mbarriers, whose components come after the warps'
     std::vector<uint32_t> seq_;
     std::vector<Clock> know_;
     std::vector<std::vector<uint32_t>> lanes_know_;  // per warp, once lanes have synchronised in part: [lane][lane]
+    std::vector<std::vector<Acquired>> lanes_acquired_;  // per warp: what some of its lanes know beyond know_
     RecordTable writes_;
     std::vector<RecordTable> reads_;  // per warp
     Clock barriers_[16];

@@ -37,6 +37,8 @@ class BlockRunner {
             }
             const uint64_t turn = launch_.config.seed ? 1 + launch_.random() % 200 : kTurn;
             turn_end_ = launch_.counters.warp_instructions + turn;
+            launch_.yields = false;
+            warp->yielding = 0;
             run_warp(*warp);
         }
     }
@@ -64,7 +66,13 @@ class BlockRunner {
         return nullptr;
     }
 
-    bool turn_over() const { return launch_.counters.warp_instructions >= turn_end_; }
+    // A split that has not polled an mbarrier in vain this turn.
+    static bool other_can_run(const Warp& warp) {
+        for (const Split& split : warp.splits)
+            if (split.state == SplitState::Ready && !(split.mask & warp.yielding)) return true;
+        return false;
+    }
+    bool turn_over() const { return launch_.yields || launch_.counters.warp_instructions >= turn_end_; }
 
     // Accounts for `n` instructions by `active` lanes from pc on; looks after the budget and the caller's poll.
     void account(Warp& warp, uint32_t pc, uint32_t n, Mask mask) {
@@ -112,6 +120,8 @@ class BlockRunner {
                 run_together(warp);
             } else if (!run_one_split(warp)) {
                 return;
+            } else if (launch_.yields && other_can_run(warp)) {
+                launch_.yields = false;  // the lanes that poll may wait for others of their warp
             }
         }
     }
@@ -137,8 +147,9 @@ class BlockRunner {
         merge(warp);
         if (warp.splits.size() == 1) return true;
         size_t best = warp.splits.size();
+        const Mask skip = other_can_run(warp) ? warp.yielding : 0;
         for (size_t s = 0; s < warp.splits.size(); ++s) {
-            if (warp.splits[s].state != SplitState::Ready) continue;
+            if (warp.splits[s].state != SplitState::Ready || (warp.splits[s].mask & skip)) continue;
             if (best == warp.splits.size() || before(warp, s, best)) best = s;
         }
         if (best == warp.splits.size()) return converge(warp);
@@ -155,7 +166,7 @@ class BlockRunner {
                 execute(warp, split.pc, n, split.mask);
                 split.pc += n;
             }
-            if (meets_other(warp, best)) return true;
+            if (launch_.yields || meets_other(warp, best)) return true;
             if (code_[split.pc].converged && split.mask != warp.live) {
                 split.state = SplitState::AtConvergence;
                 return true;

@@ -15,5 +15,6 @@ FormTable memory_forms();
 FormTable warp_forms();
 FormTable matrix_forms();
 FormTable async_forms();
+FormTable mbarrier_forms();
 }  // namespace KW_ISA
 }  // namespace kw

@@ -7,8 +7,8 @@ namespace KW_ISA {
 
 const Variant& variant() {
     static const Variant kVariant = {{integer_forms(), float_forms(), half_forms(), compare_forms(), convert_forms(),
-                                      memory_forms(), warp_forms(), matrix_forms(), async_forms()},
-                                     9};
+                                      memory_forms(), warp_forms(), matrix_forms(), async_forms(), mbarrier_forms()},
+                                     10};
     return kVariant;
 }
 

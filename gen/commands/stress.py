@@ -22,7 +22,7 @@ MUTANT_SEEDS = 4
 """Orders of warps, the fixed one among them, that a mutant must pass on each problem to count as unnoticed."""
 
 Verdict = Literal["caught", "redundant", "missed"]
-_MUST_BE_NOTICED = ("wait", "barrier")
+_MUST_BE_NOTICED = ("wait", "barrier", "phase_wait", "phase_arrive", "copy_arrive")
 _PATIENCE = 20  # times the instructions of the unbroken kernel before a mutant is taken for stuck
 
 

@@ -15,16 +15,19 @@ _REGISTER = {1: ("%rs", "u8"), 2: ("%rs", "b16"), 4: ("%r", "b32"), 8: ("%rd", "
 LANES = 32
 
 
-def kernel(body: str, params: str = ".param .u64 out", *, before: str = "", name: str = "k") -> str:
+def kernel(body: str, params: str = ".param .u64 out", *, before: str = "", name: str = "k", sm: int = 80) -> str:
     """A module with one kernel; registers %r, %rd, %f, %rs and %p with 100 of each are declared."""
+    header = HEADER.replace("sm_80", f"sm_{sm}")
     return (
-        f"{HEADER}{before}\n.visible .entry {name}({params})\n{{\n"
+        f"{header}{before}\n.visible .entry {name}({params})\n{{\n"
         ".reg .pred %p<100>;\n.reg .b16 %rs<100>;\n.reg .b32 %r<100>;\n.reg .f32 %f<100>;\n.reg .b64 %rd<100>;\n"
         f"{body}\nret;\n}}\n"
     )
 
 
-def elementwise(instruction: str, inputs: list[np.ndarray], out_dtype: type, **launch: object) -> np.ndarray:
+def elementwise(
+    instruction: str, inputs: list[np.ndarray], out_dtype: type, sm: int = 80, **launch: object
+) -> np.ndarray:
     """Run `instruction` once a thread. Its operands are {d}, {a}, {b}, {c}, {e}; predicates %p1 to %p9 are free."""
     count = inputs[0].size
     out_dtype = np.dtype(out_dtype)
@@ -50,7 +53,7 @@ def elementwise(instruction: str, inputs: list[np.ndarray], out_dtype: type, **l
     ]  # fmt: skip
     params = ", ".join(f".param .u64 {name}" for name in ["out", *names]) + ", .param .u32 n"
     out = np.zeros(count, out_dtype)
-    module = emu.load(kernel("\n".join(lines), params))
+    module = emu.load(kernel("\n".join(lines), params, sm=sm))
     args = [out, *[np.ascontiguousarray(values) for values in inputs], np.uint32(count)]
     module.launch("k", grid=((count + 127) // 128,), block=(128,), args=args, **launch)  # type: ignore[arg-type]
     return out
