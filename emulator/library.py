@@ -18,7 +18,7 @@ _HOT = (
     "alu_int", "alu_float", "alu_half", "compare", "convert", "memory", "async", "mbarrier", "warp_ops", "matrix",
     "variant",
 )  # fmt: skip
-_LOADER = ("lexer", "parser", "decode", "decode_forms", "decode_mbarrier", "registers", "undefined_flow")
+_LOADER = ("lexer", "parser", "decode", "decode_forms", "decode_mbarrier", "decode_matrix", "registers", "undefined_flow")
 _COMMON = (
     "driver", "launch", "report", "select", "checks", "race", "global_race", "barriers", "mbarrier_state", "schedule",
 )  # fmt: skip

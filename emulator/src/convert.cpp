@@ -184,6 +184,38 @@ void cvt_pair(Warp& w, const Insn& i, Mask m) {  // d = {a: upper, b: lower}
     }
 }
 
+// Two fp8 in 16 bits: `a` goes to the upper byte.
+template <bool E4m3>
+static inline u32 to_fp8(float x, int mode) {
+    if ((mode & kRelu) && x < 0) x = 0;
+    return E4m3 ? float_to_e4m3(x) : float_to_e5m2(x);
+}
+template <bool E4m3>
+void cvt_pair_fp8(Warp& w, const Insn& i, Mask m) {
+    const float* a = source<float>(w, i.o[1]);
+    const float* b = source<float>(w, i.o[2]);
+    const int mode = i.mode;
+    map_active(destination<u32>(w, i.o[0]), m, [=](int l) { return to_fp8<E4m3>(a[l], mode) << 8 | to_fp8<E4m3>(b[l], mode); });
+}
+template <bool E4m3>
+void cvt_half2_to_fp8(Warp& w, const Insn& i, Mask m) {
+    const u32* a = source<u32>(w, i.o[1]);
+    const int mode = i.mode;
+    map_active(destination<u32>(w, i.o[0]), m, [=](int l) {
+        return to_fp8<E4m3>(half_to_float(a[l] >> 16), mode) << 8 | to_fp8<E4m3>(half_to_float(a[l] & 0xffffu), mode);
+    });
+}
+template <bool E4m3>
+void cvt_fp8_to_half2(Warp& w, const Insn& i, Mask m) {  // exact
+    const u32* a = source<u32>(w, i.o[1]);
+    const int mode = i.mode;
+    const auto one = [mode](u32 byte) {
+        const float x = E4m3 ? e4m3_to_float(byte) : e5m2_to_float(byte);
+        return float_to_half((mode & kRelu) && x < 0 ? 0.f : x);
+    };
+    map_active(destination<u32>(w, i.o[0]), m, [=](int l) { return one(a[l] >> 8 & 0xffu) << 16 | one(a[l] & 0xffu); });
+}
+
 template <class S>
 void cvt_to_f32(Warp& w, const Insn& i, Mask m) {  // from f16, bf16, f64, and f32 itself (rounding to integers, ftz, sat)
     const auto* a = source<typename S::Store>(w, i.o[1]);
@@ -277,6 +309,9 @@ const Form kForms[] = {
     {"cvt.f16.f64", "Rl", cvt_to_small<F64, false>}, {"cvt.bf16.f64", "Rl", cvt_to_small<F64, true>},
     {"cvt.f16.f16", "Rr", cvt_to_small<F16, false>}, {"cvt.bf16.f16", "Rr", cvt_to_small<F16, true>}, {"cvt.f16.bf16", "Rr", cvt_to_small<Bf16, false>},
     {"cvt.f16x2.f32", "Rrr", cvt_pair<false>}, {"cvt.bf16x2.f32", "Rrr", cvt_pair<true>},
+    {"cvt.e4m3x2.f32", "Rrr", cvt_pair_fp8<true>}, {"cvt.e5m2x2.f32", "Rrr", cvt_pair_fp8<false>},
+    {"cvt.e4m3x2.f16x2", "Rr", cvt_half2_to_fp8<true>}, {"cvt.e5m2x2.f16x2", "Rr", cvt_half2_to_fp8<false>},
+    {"cvt.f16x2.e4m3x2", "Rr", cvt_fp8_to_half2<true>}, {"cvt.f16x2.e5m2x2", "Rr", cvt_fp8_to_half2<false>},
     {"cvt.f32.f16", "Rr", cvt_half_to_f32}, {"cvt.f32.bf16", "Rr", cvt_bf16_to_f32},
     {"cvt.f32.f32", "Rr", cvt_to_f32<F32>}, {"cvt.f32.f64", "Rl", cvt_to_f32<F64>}, {"cvt.f64.f32", "Lr", cvt_to_f64<F32>},
     {"cvt.f64.f64", "Ll", cvt_to_f64<F64>}, {"cvt.f64.f16", "Lr", cvt_to_f64<F16>},

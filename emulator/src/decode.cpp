@@ -143,8 +143,8 @@ void KernelDecoder::instruction(const Statement& statement) {
     else if (base == "atom" || base == "red") atomic(parts);
     else if (base == "mbarrier" || (base == "cp" && parts.size() > 2 && parts[2] == "mbarrier")) mbarrier(parts);
     else if (base == "cp") copy_async(parts);
-    else if (base == "shfl" || base == "vote" || base == "match" || base == "redux" || base == "elect" || base == "activemask" ||
-             base == "ldmatrix" || base == "movmatrix" || base == "mma")
+    else if (base == "ldmatrix" || base == "stmatrix" || base == "movmatrix" || base == "mma") matrix(parts);
+    else if (base == "shfl" || base == "vote" || base == "match" || base == "redux" || base == "elect" || base == "activemask")
         shuffle(parts);
     else arithmetic(parts);
 

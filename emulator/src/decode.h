@@ -69,12 +69,15 @@ class KernelDecoder {
     void branch(const Statement& statement);
     void move(Parts parts);
     void convert(Parts parts);
+    void convert_fp8(Parts parts, std::string_view to, std::string_view from);
     void compare(Parts parts);
     void load_store(Parts parts);
     void atomic(Parts parts);
     void copy_async(Parts parts);
     void shuffle(Parts parts);
     void mbarrier(Parts parts);
+    void matrix(Parts parts);
+    void multiply(Parts parts);
     void arithmetic(Parts parts);
     void special(const Operand& to, const Operand& from);
     void form_only(const std::string& name, Fidelity fidelity);

@@ -54,6 +54,8 @@ bool is_strong(const Parts& parts) {
     return std::any_of(parts.begin(), parts.end(), [](std::string_view part) { return kStrong.count(part) != 0; });
 }
 
+bool is_fp8_pair(std::string_view type) { return type == "e4m3x2" || type == "e5m2x2"; }
+
 std::string_view take_space(Parts& parts) {
     static const std::pair<std::string_view, std::string_view> kSpaces[] = {
         {"global", "global"}, {"shared", "shared"}, {"shared::cta", "shared"}, {"local", "local"}, {"param", "param"},
@@ -190,6 +192,7 @@ void KernelDecoder::convert(Parts parts) {
     if (parts.size() < 3) unknown();
     const std::string_view from = parts.back(), to = parts[parts.size() - 2];
     parts.resize(parts.size() - 2);
+    if (is_fp8_pair(to) || is_fp8_pair(from)) return convert_fp8(parts, to, from);
     int mode = 0;
     bool rounds = false;
     for (size_t n = 1; n < parts.size(); ++n) {
@@ -212,6 +215,15 @@ void KernelDecoder::convert(Parts parts) {
     emit("cvt." + std::string(to) + "." + std::string(from), statement_->operands);
     insn_.mode = static_cast<uint8_t>(mode);
     if (!to_float && from_float && !(mode & kToInteger)) fail(text() + " needs an integer rounding modifier");
+}
+
+// cvt.rn.satfinite{.relu} to two fp8, cvt.rn{.relu} from them.
+void KernelDecoder::convert_fp8(Parts parts, std::string_view to, std::string_view from) {
+    const bool relu = take(parts, "relu");
+    if (!take(parts, "rn") || take(parts, "satfinite") != is_fp8_pair(to) || parts.size() != 1) unknown();
+    emit("cvt." + std::string(to) + "." + std::string(from), statement_->operands);
+    need_target(89);
+    insn_.mode = relu ? kRelu : 0;
 }
 
 void KernelDecoder::compare(Parts parts) {
@@ -327,15 +339,6 @@ void KernelDecoder::shuffle(Parts parts) {
         if (parts.back() != "b32") unknown();
         parts.pop_back();
         if (operand(0).kind != OperandKind::Pair) operands.insert(operands.begin() + 1, Operand{});
-    } else if (base == "ldmatrix") {
-        take(parts, "aligned");
-        if (!take(parts, "m8n8") || !take(parts, "b16") || !(take(parts, "shared") || take(parts, "shared::cta"))) unknown();
-    } else if (base == "movmatrix") {
-        take(parts, "aligned");
-        if (!take(parts, "m8n8") || !take(parts, "b16")) unknown();
-    } else if (base == "mma") {
-        take(parts, "aligned");
-        if (!take(parts, "row") || !take(parts, "col")) unknown();
     } else if (base == "elect" && operand(0).kind != OperandKind::Pair) {
         unknown();
     }

@@ -76,6 +76,25 @@ static inline double fma_to_odd(double a, double b, double c) {
     return bits_as<double>(u);
 }
 
+// fp8 (PTX ISA, "Alternate Floating-Point Data Formats"): e5m2 is the upper byte of an fp16; e4m3 has no infinity and one NaN.
+static inline float e5m2_to_float(uint32_t b) { return half_to_float((b & 0xffu) << 8); }
+static inline float e4m3_to_float(uint32_t b) {
+    const uint32_t sign = (b & 0x80u) << 24, magnitude = b & 0x7fu;
+    if (magnitude == 0x7fu) return bits_as<float>(sign | 0x7fffffffu);
+    // As half_to_float: the fields of a float 2^120 times as small.
+    return bits_as<float>(bits_as<uint32_t>(bits_as<float>(magnitude << 20) * 0x1p120f) | sign);
+}
+
+// Rounds to nearest even; beyond the largest finite number, infinity too, gives that number (.satfinite).
+static inline uint32_t float_to_fp8(float x, int mantissa, int min_exponent, uint32_t largest) {
+    if (x != x) return 0x7fu;
+    const uint32_t wide = round_to_small(static_cast<double>(x), mantissa, min_exponent, 0x7fffu, false);
+    const uint32_t magnitude = wide & 0x7fffu, sign = (wide >> 8) & 0x80u;
+    return sign | (magnitude > largest ? largest : magnitude);
+}
+static inline uint32_t float_to_e4m3(float x) { return float_to_fp8(x, 3, -6, 0x7eu); }
+static inline uint32_t float_to_e5m2(float x) { return float_to_fp8(x, 2, -14, 0x7bu); }
+
 static inline float flush(float x) {  // .ftz: subnormals become zero of their sign
     const uint32_t u = bits_as<uint32_t>(x);
     return bits_as<float>((u & 0x7f800000u) ? u : (u & 0x80000000u));

@@ -49,7 +49,8 @@ struct Config {
     X(warp_instructions) X(mma) X(mma_flops) X(mufu) X(fp32_ops) X(global_load_bytes) X(global_store_bytes)         \
     X(global_load_sectors) X(global_load_sectors_ideal) X(global_store_sectors) X(global_store_sectors_ideal)       \
     X(shared_load_wavefronts) X(shared_load_wavefronts_ideal) X(shared_store_wavefronts)                            \
-    X(shared_store_wavefronts_ideal) X(ldmatrix_wavefronts) X(ldmatrix_wavefronts_ideal) X(cp_async_wavefronts)     \
+    X(shared_store_wavefronts_ideal) X(ldmatrix_wavefronts) X(ldmatrix_wavefronts_ideal) X(stmatrix_wavefronts)      \
+    X(stmatrix_wavefronts_ideal) X(cp_async_wavefronts)                                                             \
     X(cp_async_wavefronts_ideal) X(cp_async_bytes) X(atomics) X(barriers) X(blocks)
 
 struct Counters {

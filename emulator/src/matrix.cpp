@@ -1,4 +1,4 @@
-// ldmatrix, movmatrix and mma.sync (PTX ISA, "Warp Level Matrix Instructions").
+// ldmatrix, stmatrix, movmatrix and mma.sync (PTX ISA, "Warp Level Matrix Instructions").
 // SPDX-License-Identifier: Apache-2.0
 #include "access.h"
 #include "half.h"
@@ -85,6 +85,36 @@ void ldmatrix(Warp& w, const Insn& i, Mask m) {
     }
 }
 
+// Each row is stored by several lanes. To the race check their bytes are one store, which lanes must synchronise with
+// before they read what others of them stored.
+template <int N, bool Transposed>
+void stmatrix(Warp& w, const Insn& i, Mask m) {
+    if (!whole_warp(w, i, m, "stmatrix")) return;
+    const uint32_t* o = operands<N + 1>(w, i);
+    Launch& launch = *w.launch;
+    alignas(64) uint32_t offset[kLanes];
+    shared_offsets(w, o[0], i.imm, offset);
+    constexpr Mask lanes = N == 4 ? kFullMask : (1u << (8 * N)) - 1u;
+    if (shared_in_bounds(w, i, lanes, offset, 16) != lanes) return;
+    if (launch.shadowed) shared_writes(w, i, lanes, offset, 16);
+    if (launch.checks.race)
+        for (int l = 0; l < 8 * N; ++l) launch.races.write(w, i, kStoredMatrix, offset[l], 16);
+    for (int n = 0; n < N; ++n) {
+        const char* a = reinterpret_cast<const char*>(source<uint32_t>(w, o[1 + n]));
+        alignas(16) char transposed[128];
+        if (Transposed) {
+            const void* rows[8];
+            for (int r = 0; r < 8; ++r) rows[r] = a + 16 * r;
+            transpose(rows, transposed);
+            a = transposed;
+        }
+        for (int r = 0; r < 8; ++r) std::memcpy(w.block->shared + offset[8 * n + r], a + 16 * r, 16);
+    }
+    if (launch.counting)
+        for (int n = 0; n < N; ++n)
+            count_wavefronts(offset, 0xffu << (8 * n), 16, launch.counters.stmatrix_wavefronts, launch.counters.stmatrix_wavefronts_ideal);
+}
+
 void movmatrix(Warp& w, const Insn& i, Mask m) {
     if (!whole_warp(w, i, m, "movmatrix")) return;
     const char* a = reinterpret_cast<const char*>(source<uint32_t>(w, i.o[1]));
@@ -165,10 +195,47 @@ static inline void multiply(const uint32_t* const* a, const uint32_t* const* b, 
 }
 #endif
 
-template <int K>
+template <int K, int M = 16>
 static inline void count_mma(Warp& w) {
     w.launch->counters.mma += 1;
-    w.launch->counters.mma_flops += 2ull * 16 * 8 * K;
+    w.launch->counters.mma_flops += 2ull * M * 8 * K;
+}
+
+// fp32 accumulators, a register for each row half and column parity.
+static inline void load_rows(Warp& w, const uint32_t* o, float (*c)[8]) {
+    for (int half = 0; half < 2; ++half) {
+        const float *even = source<float>(w, o[2 * half]), *odd = source<float>(w, o[2 * half + 1]);
+        for (int r = 0; r < 8; ++r) {
+            std::memcpy(&c[8 * half + r][0], even + 4 * r, 16);
+            std::memcpy(&c[8 * half + r][4], odd + 4 * r, 16);
+        }
+    }
+}
+static inline void store_rows(Warp& w, const uint32_t* o, const float (*c)[8]) {
+    for (int half = 0; half < 2; ++half) {
+        float *even = destination<float>(w, o[2 * half]), *odd = destination<float>(w, o[2 * half + 1]);
+        for (int r = 0; r < 8; ++r) {
+            std::memcpy(even + 4 * r, &c[8 * half + r][0], 16);
+            std::memcpy(odd + 4 * r, &c[8 * half + r][4], 16);
+        }
+    }
+}
+// fp16 accumulators, two columns a register.
+static inline void load_half_rows(Warp& w, const uint32_t* o, float (*c)[8]) {
+    for (int half = 0; half < 2; ++half) {
+        const uint32_t* packed = source<uint32_t>(w, o[half]);
+        for (int l = 0; l < kLanes; ++l) {
+            c[8 * half + l / 4][l % 4] = half_to_float(packed[l] & 0xffffu);
+            c[8 * half + l / 4][4 + l % 4] = half_to_float(packed[l] >> 16);
+        }
+    }
+}
+static inline void store_half_rows(Warp& w, const uint32_t* o, const float (*c)[8]) {
+    for (int half = 0; half < 2; ++half) {
+        uint32_t* packed = destination<uint32_t>(w, o[half]);
+        for (int l = 0; l < kLanes; ++l)
+            packed[l] = float_to_half(c[8 * half + l / 4][l % 4]) | float_to_half(c[8 * half + l / 4][4 + l % 4]) << 16;
+    }
 }
 
 // Accumulation is a sequence of fp32 fused multiply-adds in the order of k; tensor cores align and truncate instead.
@@ -182,21 +249,9 @@ void mma_f32(Warp& w, const Insn& i, Mask m) {
     for (int n = 0; n < kB; ++n) b[n] = source<uint32_t>(w, o[4 + kA + n]);
     const uint32_t* oc = o + 4 + kA + kB;
     alignas(32) float c[16][8];
-    for (int half = 0; half < 2; ++half) {
-        const float *even = source<float>(w, oc[2 * half]), *odd = source<float>(w, oc[2 * half + 1]);
-        for (int r = 0; r < 8; ++r) {
-            std::memcpy(&c[8 * half + r][0], even + 4 * r, 16);
-            std::memcpy(&c[8 * half + r][4], odd + 4 * r, 16);
-        }
-    }
+    load_rows(w, oc, c);
     multiply<T, K>(a, b, c);
-    for (int half = 0; half < 2; ++half) {
-        float *even = destination<float>(w, o[2 * half]), *odd = destination<float>(w, o[2 * half + 1]);
-        for (int r = 0; r < 8; ++r) {
-            std::memcpy(even + 4 * r, &c[8 * half + r][0], 16);
-            std::memcpy(odd + 4 * r, &c[8 * half + r][4], 16);
-        }
-    }
+    store_rows(w, o, c);
     if (w.launch->counting) count_mma<K>(w);
 }
 
@@ -209,21 +264,146 @@ void mma_f16(Warp& w, const Insn& i, Mask m) {  // fp16 accumulators, two column
     for (int n = 0; n < kA; ++n) a[n] = source<uint32_t>(w, o[2 + n]);
     for (int n = 0; n < kB; ++n) b[n] = source<uint32_t>(w, o[2 + kA + n]);
     alignas(32) float c[16][8];
-    for (int half = 0; half < 2; ++half) {
-        const uint32_t* packed = source<uint32_t>(w, o[2 + kA + kB + half]);
-        for (int l = 0; l < kLanes; ++l) {
-            c[8 * half + l / 4][l % 4] = half_to_float(packed[l] & 0xffffu);
-            c[8 * half + l / 4][4 + l % 4] = half_to_float(packed[l] >> 16);
-        }
-    }
+    load_half_rows(w, o + 2 + kA + kB, c);
     multiply<HalfType, K>(a, b, c);
-    for (int half = 0; half < 2; ++half) {
-        uint32_t* packed = destination<uint32_t>(w, o[half]);
-        for (int l = 0; l < kLanes; ++l)
-            packed[l] = float_to_half(c[8 * half + l / 4][l % 4]) | float_to_half(c[8 * half + l / 4][4 + l % 4]) << 16;
-    }
+    store_half_rows(w, o, c);
     if (w.launch->counting) count_mma<K>(w);
 }
+
+// The wider elements and the narrower ones: fragments are unpacked to plain matrices first. A register holds W columns
+// of a row of A for each thread, or W rows of a column of B: 1 of 32 bits or 4 of 8. Registers of A alternate between the
+// upper and the lower eight rows, then go on by 4 W columns; those of B go on by 4 W rows.
+template <class Element, int K, int W>
+static inline void unpack_a(Warp& w, const uint32_t* o, int m, Element (*a)[K]) {
+    const int halves = m / 8;
+    for (int n = 0; n < halves * K / (4 * W); ++n) {
+        const Element* from = reinterpret_cast<const Element*>(source<uint32_t>(w, o[n]));
+        for (int r = 0; r < 8; ++r) std::memcpy(&a[8 * (n % halves) + r][4 * W * (n / halves)], from + 4 * W * r, 16);
+    }
+}
+template <class Element, int K, int W>
+static inline void unpack_b(Warp& w, const uint32_t* o, Element (*b)[8]) {  // columns in kColumnOrder
+    for (int n = 0; n < K / (4 * W); ++n) {
+        const Element* from = reinterpret_cast<const Element*>(source<uint32_t>(w, o[n]));
+        for (int k = 0; k < 4 * W; ++k)
+            for (int c = 0; c < 8; ++c) b[4 * W * n + k][c] = from[4 * W * kColumnOrder[c] + k];
+    }
+}
+
+// Products are exact in fp32: multiply and add round as fma does.
+template <int K>
+static inline void multiply_rows(const float (*a)[K], const float (*b)[8], float (*c)[8]) {
+    for (int r = 0; r < 16; ++r) {
+        alignas(32) float sum[8];
+        std::memcpy(sum, c[r], sizeof sum);
+        for (int k = 0; k < K; ++k)
+            for (int j = 0; j < 8; ++j) sum[j] += a[r][k] * b[k][j];
+        std::memcpy(c[r], sum, sizeof sum);
+    }
+}
+
+// The low 13 bits of the inputs do not take part.
+template <int K>
+void mma_tf32(Warp& w, const Insn& i, Mask m) {
+    if (!whole_warp(w, i, m, "mma")) return;
+    constexpr int kA = K / 2, kB = K / 4;
+    const uint32_t* o = operands<8 + kA + kB>(w, i);
+    alignas(32) uint32_t a[16][K], b[K][8];
+    unpack_a<uint32_t, K, 1>(w, o + 4, 16, a);
+    unpack_b<uint32_t, K, 1>(w, o + 4 + kA, b);
+    alignas(32) float fa[16][K], fb[K][8], c[16][8];
+    for (int n = 0; n < 16 * K; ++n) fa[n / K][n % K] = bits_as<float>(a[n / K][n % K] & 0xffffe000u);
+    for (int n = 0; n < 8 * K; ++n) fb[n / 8][n % 8] = bits_as<float>(b[n / 8][n % 8] & 0xffffe000u);
+    load_rows(w, o + 4 + kA + kB, c);
+    multiply_rows<K>(fa, fb, c);
+    store_rows(w, o, c);
+    if (w.launch->counting) count_mma<K>(w);
+}
+
+struct E4m3Type { static float load(uint8_t b) { return e4m3_to_float(b); } };
+struct E5m2Type { static float load(uint8_t b) { return e5m2_to_float(b); } };
+template <class T>
+static inline const float* fp8_values() {
+    static const struct Table {
+        float values[256];
+        Table() {
+            for (int n = 0; n < 256; ++n) values[n] = T::load(static_cast<uint8_t>(n));
+        }
+    } kTable;
+    return kTable.values;
+}
+
+// Accumulates in fp32, as mma_f32; Hopper's tensor cores keep fewer bits.
+template <class A, class B, int K, bool HalfSum>
+void mma_fp8(Warp& w, const Insn& i, Mask m) {
+    if (!whole_warp(w, i, m, "mma")) return;
+    constexpr int kA = K / 8, kB = K / 16, kD = HalfSum ? 2 : 4;
+    const uint32_t* o = operands<2 * kD + kA + kB>(w, i);
+    alignas(32) uint8_t a[16][K], b[K][8];
+    unpack_a<uint8_t, K, 4>(w, o + kD, 16, a);
+    unpack_b<uint8_t, K, 4>(w, o + kD + kA, b);
+    alignas(32) float fa[16][K], fb[K][8], c[16][8];
+    const float *va = fp8_values<A>(), *vb = fp8_values<B>();
+    for (int n = 0; n < 16 * K; ++n) fa[n / K][n % K] = va[a[n / K][n % K]];
+    for (int n = 0; n < 8 * K; ++n) fb[n / 8][n % 8] = vb[b[n / 8][n % 8]];
+    const uint32_t* oc = o + kD + kA + kB;
+    if (HalfSum) load_half_rows(w, oc, c);
+    else load_rows(w, oc, c);
+    multiply_rows<K>(fa, fb, c);
+    if (HalfSum) store_half_rows(w, o, c);
+    else store_rows(w, o, c);
+    if (w.launch->counting) count_mma<K>(w);
+}
+
+// Sums wrap around, or with .satfinite the exact sum is clamped.
+template <class A, class B, int M, int K>
+void mma_s32(Warp& w, const Insn& i, Mask m) {
+    if (!whole_warp(w, i, m, "mma")) return;
+    constexpr int kA = M * K / 128, kB = K / 16, kD = M / 4;
+    const uint32_t* o = operands<2 * kD + kA + kB>(w, i);
+    alignas(32) uint8_t a[M][K], b[K][8];
+    unpack_a<uint8_t, K, 4>(w, o + kD, M, a);
+    unpack_b<uint8_t, K, 4>(w, o + kD + kA, b);
+    const uint32_t* oc = o + kD + kA + kB;
+    for (int r = 0; r < M; ++r) {
+        int32_t sum[8] = {};  // of at most 32 products below 2^16
+        for (int k = 0; k < K; ++k)
+            for (int j = 0; j < 8; ++j) sum[j] += static_cast<int32_t>(static_cast<A>(a[r][k])) * static_cast<int32_t>(static_cast<B>(b[k][j]));
+        for (int j = 0; j < 8; ++j) {
+            const int n = 2 * (r / 8) + j / 4, lane = 4 * (r % 8) + j % 4;
+            const int64_t exact = static_cast<int64_t>(source<int32_t>(w, oc[n])[lane]) + sum[j];
+            const int64_t clamped = exact > INT32_MAX ? INT32_MAX : exact < INT32_MIN ? INT32_MIN : exact;
+            destination<uint32_t>(w, o[n])[lane] = static_cast<uint32_t>(i.mode ? clamped : exact);
+        }
+    }
+    if (w.launch->counting) count_mma<K, M>(w);
+}
+
+void mma_f64(Warp& w, const Insn& i, Mask m) {  // m8n8k4: thread 4 r + t holds A[r][t], B[t][r], C[r][2 t] and the next
+    if (!whole_warp(w, i, m, "mma")) return;
+    const uint32_t* o = operands<6>(w, i);
+    const double *a = source<double>(w, o[2]), *b = source<double>(w, o[3]);
+    double sum[8][8];
+    for (int r = 0; r < 8; ++r) {
+        for (int j = 0; j < 8; ++j) {
+            sum[r][j] = source<double>(w, o[4 + j % 2])[4 * r + j / 2];
+            for (int k = 0; k < 4; ++k) sum[r][j] = std::fma(a[4 * r + k], b[4 * j + k], sum[r][j]);
+        }
+    }
+    for (int r = 0; r < 8; ++r)
+        for (int j = 0; j < 8; ++j) destination<double>(w, o[j % 2])[4 * r + j / 2] = sum[r][j];
+    if (w.launch->counting) count_mma<4, 8>(w);
+}
+
+#define KW_FP8(AN, A, BN, B)                                                                                                  \
+    {"mma.m16n8k32.f32." AN "." BN ".f32", "RRRRrrrrrrrrrr", mma_fp8<A, B, 32, false>, kApprox},                              \
+        {"mma.m16n8k32.f16." AN "." BN ".f16", "RRrrrrrrrr", mma_fp8<A, B, 32, true>, kApprox},                               \
+        {"mma.m16n8k16.f32." AN "." BN ".f32", "RRRRrrrrrrr", mma_fp8<A, B, 16, false>, kApprox},                             \
+        {"mma.m16n8k16.f16." AN "." BN ".f16", "RRrrrrr", mma_fp8<A, B, 16, true>, kApprox}
+#define KW_S32(AN, A, BN, B)                                                                                                  \
+    {"mma.m8n8k16.s32." AN "." BN ".s32", "RRrrrr", mma_s32<A, B, 8, 16>},                                                    \
+        {"mma.m16n8k16.s32." AN "." BN ".s32", "RRRRrrrrrrr", mma_s32<A, B, 16, 16>},                                         \
+        {"mma.m16n8k32.s32." AN "." BN ".s32", "RRRRrrrrrrrrrr", mma_s32<A, B, 16, 32>}
 
 constexpr Fidelity kApprox = Fidelity::Approximate;
 
@@ -232,12 +412,20 @@ const Form kForms[] = {
     {"ldmatrix.x1.trans", "Rm", ldmatrix<1, true>}, {"ldmatrix.x2.trans", "RRm", ldmatrix<2, true>},
     {"ldmatrix.x4.trans", "RRRRm", ldmatrix<4, true>},
     {"movmatrix.trans", "Rr", movmatrix},
+    {"stmatrix.x1", "mr", stmatrix<1, false>}, {"stmatrix.x2", "mrr", stmatrix<2, false>}, {"stmatrix.x4", "mrrrr", stmatrix<4, false>},
+    {"stmatrix.x1.trans", "mr", stmatrix<1, true>}, {"stmatrix.x2.trans", "mrr", stmatrix<2, true>}, {"stmatrix.x4.trans", "mrrrr", stmatrix<4, true>},
     {"mma.m16n8k16.f32.f16.f16.f32", "RRRRrrrrrrrrrr", mma_f32<HalfType, 16>, kApprox},
     {"mma.m16n8k16.f32.bf16.bf16.f32", "RRRRrrrrrrrrrr", mma_f32<BfloatType, 16>, kApprox},
     {"mma.m16n8k8.f32.f16.f16.f32", "RRRRrrrrrrr", mma_f32<HalfType, 8>, kApprox},
     {"mma.m16n8k8.f32.bf16.bf16.f32", "RRRRrrrrrrr", mma_f32<BfloatType, 8>, kApprox},
     {"mma.m16n8k16.f16.f16.f16.f16", "RRrrrrrrrr", mma_f16<16>, kApprox},
     {"mma.m16n8k8.f16.f16.f16.f16", "RRrrrrr", mma_f16<8>, kApprox},
+    {"mma.m16n8k8.f32.tf32.tf32.f32", "RRRRrrrrrrrrrr", mma_tf32<8>, kApprox},
+    {"mma.m16n8k4.f32.tf32.tf32.f32", "RRRRrrrrrrr", mma_tf32<4>, kApprox},
+    {"mma.m8n8k4.f64.f64.f64.f64", "LLllll", mma_f64, kApprox},
+    KW_FP8("e4m3", E4m3Type, "e4m3", E4m3Type), KW_FP8("e4m3", E4m3Type, "e5m2", E5m2Type),
+    KW_FP8("e5m2", E5m2Type, "e4m3", E4m3Type), KW_FP8("e5m2", E5m2Type, "e5m2", E5m2Type),
+    KW_S32("s8", int8_t, "s8", int8_t), KW_S32("s8", int8_t, "u8", uint8_t), KW_S32("u8", uint8_t, "s8", int8_t), KW_S32("u8", uint8_t, "u8", uint8_t),
 };
 
 }  // namespace

@@ -30,7 +30,8 @@ struct Warp;
 // Who reads or writes: one of the 32 lanes, or
 constexpr uint32_t kWholeWarp = 32;     // all of them in one instruction (ldmatrix), which each lane's later accesses follow
 constexpr uint32_t kSeveralLanes = 33;  // more than one since the last synchronisation
-constexpr uint32_t kNoLane = 34;        // none: a copy that an mbarrier tracks
+constexpr uint32_t kStoredMatrix = 34;  // some of them, in one stmatrix
+constexpr uint32_t kNoLane = 35;        // none: a copy that an mbarrier tracks
 
 constexpr uint32_t kMaxComponents = 1u << 11;
 

@@ -1,0 +1,73 @@
+// ldmatrix, stmatrix, movmatrix and mma: which form, which targets have it, and what is refused.
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
+#include "decode.h"
+
+namespace kw {
+namespace {
+
+using Parts = std::vector<std::string_view>;
+
+bool take(Parts& parts, std::string_view word) {
+    const auto found = std::find(parts.begin() + 1, parts.end(), word);
+    if (found == parts.end()) return false;
+    parts.erase(found);
+    return true;
+}
+
+bool is_one_of(std::string_view word, std::initializer_list<std::string_view> words) { return std::find(words.begin(), words.end(), word) != words.end(); }
+
+std::string join(const Parts& parts) {
+    std::string out;
+    for (const std::string_view part : parts) {
+        if (!out.empty()) out += '.';
+        out += part;
+    }
+    return out;
+}
+
+}  // namespace
+
+void KernelDecoder::matrix(Parts parts) {
+    const std::string_view base = parts[0];
+    if (!take(parts, "sync")) unknown();
+    take(parts, "aligned");
+    if (base == "mma") {
+        multiply(parts);
+    } else if (base == "movmatrix") {
+        if (!take(parts, "m8n8") || !take(parts, "b16")) unknown();
+        emit(join(parts), flat());
+    } else {
+        if (take(parts, "m16n16") || take(parts, "m8n16") || take(parts, "m16n8")) fail(text() + " is not supported: 8-bit matrices come with sm_100");
+        if (!take(parts, "m8n8") || !take(parts, "b16") || !(take(parts, "shared") || take(parts, "shared::cta"))) unknown();
+        if (base == "stmatrix") need_target(90);
+        emit(join(parts), flat());
+    }
+    insn_.converged = true;
+}
+
+// mma.shape.row.col{.satfinite}.d.a.b.c
+void KernelDecoder::multiply(Parts parts) {
+    if (!take(parts, "row")) unknown();
+    if (!take(parts, "col")) {
+        if (take(parts, "row")) fail(text() + " is not supported: of the layouts there is row.col");
+        unknown();
+    }
+    const bool finite = take(parts, "satfinite");
+    if (parts.size() != 6) {
+        if (take(parts, "xor") || take(parts, "and")) fail(text() + " is not supported: there is no mma of single bits");
+        unknown();
+    }
+    const std::string_view shape = parts[1], a = parts[3], b = parts[4];
+    if (is_one_of(a, {"s4", "u4", "b1"})) fail(text() + " is not supported: there is no mma of 4-bit or single-bit integers");
+    if (shape == "m8n8k4" && a == "f16") fail(text() + " is not supported: this shape is of sm_70, later GPUs emulate it; use m16n8k8 or m16n8k16");
+    const bool fp8 = is_one_of(a, {"e4m3", "e5m2"}), integer = is_one_of(a, {"s8", "u8"});
+    if (fp8 && !is_one_of(b, {"e4m3", "e5m2"})) unknown();
+    if (finite && !integer) unknown();
+    if (fp8) need_target(89);
+    emit(join(parts), flat());
+    insn_.mode = finite;
+}
+
+}  // namespace kw
