@@ -5,27 +5,10 @@
 
 #include "convert_modes.h"
 #include "decode.h"
+#include "parts.h"
 
 namespace kw {
 namespace {
-
-using Parts = std::vector<std::string_view>;
-
-bool take(Parts& parts, std::string_view word) {
-    const auto found = std::find(parts.begin() + 1, parts.end(), word);
-    if (found == parts.end()) return false;
-    parts.erase(found);
-    return true;
-}
-
-std::string join(const Parts& parts) {
-    std::string out;
-    for (const std::string_view part : parts) {
-        if (!out.empty()) out += '.';
-        out += part;
-    }
-    return out;
-}
 
 int type_bits(std::string_view type) {
     static const std::unordered_map<std::string_view, int> kBits = {

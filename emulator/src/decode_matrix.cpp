@@ -3,29 +3,12 @@
 #include <algorithm>
 
 #include "decode.h"
+#include "parts.h"
 
 namespace kw {
 namespace {
 
-using Parts = std::vector<std::string_view>;
-
-bool take(Parts& parts, std::string_view word) {
-    const auto found = std::find(parts.begin() + 1, parts.end(), word);
-    if (found == parts.end()) return false;
-    parts.erase(found);
-    return true;
-}
-
 bool is_one_of(std::string_view word, std::initializer_list<std::string_view> words) { return std::find(words.begin(), words.end(), word) != words.end(); }
-
-std::string join(const Parts& parts) {
-    std::string out;
-    for (const std::string_view part : parts) {
-        if (!out.empty()) out += '.';
-        out += part;
-    }
-    return out;
-}
 
 }  // namespace
 

@@ -1,26 +1,10 @@
 // mbarrier instructions, and cp.async.mbarrier.arrive: which form, and with which modifiers.
 // SPDX-License-Identifier: Apache-2.0
-#include <algorithm>
-
 #include "decode.h"
 #include "mbarrier_state.h"
+#include "parts.h"
 
 namespace kw {
-namespace {
-
-using Parts = std::vector<std::string_view>;
-
-bool take(Parts& parts, std::string_view word) {
-    const auto found = std::find(parts.begin() + 1, parts.end(), word);
-    if (found == parts.end()) return false;
-    parts.erase(found);
-    return true;
-}
-
-bool has(const Parts& parts, std::string_view word) { return std::find(parts.begin(), parts.end(), word) != parts.end(); }
-
-}  // namespace
-
 void KernelDecoder::mbarrier(Parts parts) {
     const bool copies = parts[0] == "cp";  // cp.async.mbarrier.arrive
     if (has(parts, "expect_tx") || has(parts, "complete_tx")) fail(text() + " is not supported: transaction counts of mbarriers are not modelled");

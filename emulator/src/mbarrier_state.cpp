@@ -11,7 +11,7 @@ namespace kw {
 namespace {
 
 constexpr char kPattern[] = "mbarrier";  // in memory, in place of the hardware's bits
-constexpr uint32_t kStuckPolls = 20000;  // of each warp, without a change of state: nobody will arrive
+constexpr uint32_t kStuckPolls = 10000;  // of each warp, without a change of state: nobody will arrive
 constexpr uint32_t kTimeOutOdds = 8;     // with a seed, one try_wait in so many times out
 
 // A state operand: number of the phase, index of the object, pending count before the arrival.

@@ -18,6 +18,17 @@ bar.warp.sync 0xffffffff;
 cp.async.wait_all;
 """
 
+PHASES = """\
+mbarrier.init.shared.b64 [%r1], 1;
+cp.async.mbarrier.arrive.noinc.shared.b64 [%r1];
+@%p2 mbarrier.arrive.shared.b64 _, [%r1];
+mbarrier.arrive_drop.release.cta.shared::cta.b64 %rd1, [%r1], 2;
+{.reg .pred p; @P9 mbarrier.test_wait.shared.b64 p, [%r1], %rd1; selp.u32 %r3, 1, 0, p;}
+mbarrier.try_wait.parity.shared.b64 %p1,
+ [%r1], %r2, 100;
+mbarrier.inval.shared.b64 [%r1];
+"""
+
 
 def test_every_synchronisation_has_its_mutants_with_line_and_place():
     found = [(one.sync.line, one.sync.kind, one.change, one.sync.index, one.sync.count) for one in sync_mutants(TEXT)]
@@ -46,6 +57,19 @@ def test_one_line_changes_and_a_guard_goes_with_its_instruction(line, change, le
     mutant = next(one for one in sync_mutants(TEXT) if (one.sync.line, one.change) == (line, change))
     lines = TEXT.split("\n")
     assert mutant.ptx.split("\n") == [*lines[: line - 1], left, *lines[line:]]
+
+
+def test_arrivals_at_mbarriers_are_deleted_and_waits_for_their_phases_succeed_at_once():
+    found = [(one.sync.line, one.sync.kind, one.change) for one in sync_mutants(PHASES)]
+    assert found == [
+        (2, "copy_arrive", "deleted"), (3, "phase_arrive", "deleted"), (4, "phase_arrive", "deleted"),
+        (5, "phase_wait", "weakened"), (6, "phase_wait", "weakened"),
+    ]  # fmt: skip
+    lines = PHASES.split("\n")
+    first, second = (one.ptx.split("\n") for one in sync_mutants(PHASES)[3:])
+    assert first[4] == "{.reg .pred p; @P9 setp.eq.u32 p, 0, 0; selp.u32 %r3, 1, 0, p;}"
+    assert second[5:7] == ["", "setp.eq.u32 %p1, 0, 0;"]
+    assert first[:4] + first[5:] == lines[:4] + lines[5:] and second[7:] == lines[7:]
 
 
 def test_a_text_without_synchronisation_has_none():
