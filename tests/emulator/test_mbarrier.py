@@ -299,26 +299,24 @@ def test_a_try_wait_may_time_out_under_a_seed():
 TILES = 7
 
 
-def ring() -> str:
-    """A ring of two stages: warp 0 copies tiles, warps 1 and 2 write each out, its two halves exchanged.
+def ring(stages: int) -> str:
+    """A ring of stages: warp 0 copies tiles, warps 1 and 2 write each out, its two halves exchanged.
 
-    full[s] (bytes 0 and 8 of `bar`) counts the producer's copies, empty[s] (bytes 16 and 24) one lane of each consumer.
+    full[s] (from byte 0 of `bar`) counts the producer's copies, empty[s] (from byte 32) one lane of each consumer.
+    Register %r22 holds the address of full[s], %r23 the parity of the round.
     """
     step = (
-        "$next{who}:\nand.b32 %r20, %r19, 1; shl.b32 %r21, %r20, 3; add.s32 %r22, %r10, %r21;"  # %r22 = full[s]
-        "shr.u32 %r23, %r19, 1; and.b32 %r23, %r23, 1; shl.b32 %r24, %r20, 9;"  # %r23 = parity of the round
+        f"$next{{who}}:\nrem.u32 %r20, %r19, {stages}; shl.b32 %r21, %r20, 3; add.s32 %r22, %r10, %r21;"
+        f"div.u32 %r23, %r19, {stages}; and.b32 %r23, %r23, 1; shl.b32 %r24, %r20, 9;"
         "mov.u32 %r25, smem; add.s32 %r24, %r25, %r24;\n"
     )
     last = "add.u32 %r19, %r19, 1; setp.lt.u32 %p5, %r19, " + str(TILES) + ";\n@%p5 bra $next{who};\n"
     return (
         "ld.param.u64 %rd10, [given]; mov.u32 %r19, 0;\n"
-        + "".join(
-            f"@%p9 mbarrier.init.shared.b64 [%r10+{at}], {count};\n"
-            for at, count in ((0, 32), (8, 32), (16, 2), (24, 2))
-        )
+        + "".join(init(32, 8 * stage) + init(2, 32 + 8 * stage) for stage in range(stages))
         + "bar.sync 0;\nsetp.ge.u32 %p1, %r1, 32;\n@%p1 bra $nextC;\n"
         + step.format(who="P")
-        + "xor.b32 %r26, %r23, 1;\n$empty:\nmbarrier.test_wait.parity.shared.b64 %p2, [%r22+16], %r26;\n"
+        + "xor.b32 %r26, %r23, 1;\n$empty:\nmbarrier.test_wait.parity.shared.b64 %p2, [%r22+32], %r26;\n"
         "@!%p2 bra $empty;\n"
         "shl.b32 %r27, %r3, 4; add.s32 %r28, %r24, %r27; shl.b32 %r29, %r19, 9; add.s32 %r29, %r29, %r27;"
         "cvt.u64.u32 %rd11, %r29; add.s64 %rd11, %rd10, %rd11;\ncp.async.cg.shared.global [%r28], [%rd11], 16;\n"
@@ -330,7 +328,7 @@ def ring() -> str:
         "sub.u32 %r27, %r1, 32; xor.b32 %r28, %r27, 32; shl.b32 %r28, %r28, 3; add.s32 %r28, %r24, %r28;"
         "ld.shared.v2.u32 {%r30, %r31}, [%r28]; shl.b32 %r29, %r19, 9; shl.b32 %r27, %r27, 3; add.s32 %r29, %r29, %r27;"
         "cvt.u64.u32 %rd11, %r29; add.s64 %rd11, %rd1, %rd11; st.global.v2.u32 [%rd11], {%r30, %r31};\n"
-        "bar.warp.sync -1;\nsetp.eq.u32 %p3, %r3, 0;\n@%p3 mbarrier.arrive.shared.b64 %rd12, [%r22+16];\n"
+        "bar.warp.sync -1;\nsetp.eq.u32 %p3, %r3, 0;\n@%p3 mbarrier.arrive.shared.b64 %rd12, [%r22+32];\n"
         + last.format(who="C")
         + "$end:\n"
     )
@@ -344,12 +342,18 @@ def run_ring(text: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return out, given[:, ::-1]
 
 
-RING = kernel(START + ring(), ".param .u64 out, .param .u64 given", before=SMEM)
+def ring_kernel(stages: int) -> str:
+    return kernel(START + ring(stages), ".param .u64 out, .param .u64 given", before=SMEM)
 
 
-def test_a_ring_of_stages_is_clean_under_every_order_of_warps():
+RING = ring_kernel(2)
+
+
+@pytest.mark.parametrize("stages", [1, 2, 3, 4])
+def test_a_ring_of_stages_is_clean_under_every_order_of_warps(stages):
+    text = ring_kernel(stages)
     for seed in range(50):
-        out, want = run_ring(RING, seed)
+        out, want = run_ring(text, seed)
         assert np.array_equal(out, want)
 
 
