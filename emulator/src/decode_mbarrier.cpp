@@ -29,7 +29,7 @@ void KernelDecoder::mbarrier(Parts parts) {
         const bool orders = take(parts, waits ? "acquire" : "release"), relaxed = !orders && take(parts, "relaxed");
         const bool scoped = take(parts, "cta") || take(parts, "cluster");
         if (relaxed && !scoped) unknown();
-        if (relaxed) mode |= kRelaxed;
+        if (relaxed) mode |= kRelaxed, need_target(90);
     }
     if (what == "init" || what == "inval") {
         if (parts.size() != 2) unknown();
@@ -39,6 +39,7 @@ void KernelDecoder::mbarrier(Parts parts) {
         if (take(parts, "noComplete")) mode |= kNoComplete;
         if (parts.size() != 2) unknown();
         if (operands.size() == 2 && (mode & kNoComplete)) fail(text() + " takes a count");
+        if (operands.size() == 3 && !(mode & kNoComplete)) need_target(90);
         emit(operands.size() == 3 ? "mbarrier.arrive.count" : "mbarrier.arrive", operands);
     } else if (waits) {
         if (what == "try_wait") {

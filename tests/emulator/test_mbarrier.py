@@ -97,7 +97,11 @@ def test_phases_advance_when_all_expected_arrivals_are_in():
         + "mbarrier.inval.shared.b64 [%r10]; mbarrier.init.shared.b64 [%r10], 1;"
     )
     out = np.zeros(10, np.uint32)
-    run(kernel(START + body, before=SMEM), [out], block=1)
+    emu.configure(sm=90)  # for an arrival with a count
+    try:
+        run(kernel(START + body, before=SMEM, sm=90), [out], block=1)
+    finally:
+        emu.configure(sm=80)
     assert out.tolist() == [1, 3, 0, 0, 1, 1, 1, 0, 1, 2]
 
 
@@ -168,7 +172,7 @@ def test_a_missing_barrier_after_the_initialisation_is_found():
         (ready(1) + "@%p9 ld.shared.u32 %r6, [%r10+4];\n", "in which an mbarrier lives"),
         (ready(1) + "@%p9 st.shared.u32 [%r10], 0;\n", "in which an mbarrier lives"),
         (ready(1) + "@%p9 cp.async.ca.shared.global [%r10], [%rd1], 8;\n", "in which an mbarrier lives"),
-        (ready(2) + "@%p9 mbarrier.arrive.shared.b64 %rd9, [%r10], 3;\n", "2 arrivals are pending"),
+        (ready(2) + "@%p9 mbarrier.arrive.noComplete.shared.b64 %rd9, [%r10], 3;\n", "2 arrivals are pending"),
         (ready(2) + "@%p9 mbarrier.arrive.noComplete.shared.b64 %rd9, [%r10], 2;\n", "this arrival completes"),
         (
             ready(1) + "mov.b64 %rd5, 0;\n@%p9 mbarrier.arrive.shared.b64 %rd5, [%r10];\n@%p9 " + ARRIVE
