@@ -106,7 +106,7 @@ Role role_of(const Parts& parts, uint32_t word, uint32_t last_word) {
     const std::string_view base = parts[0];
     if (is_pure(base) || base == "movmatrix") return Role::Source;
     if (base == "ld" || base == "ldu" || base == "ldmatrix") return Role::Address;
-    if (base == "st" || base == "red") return word == 0 ? Role::Address : Role::Stored;
+    if (base == "st" || base == "red" || base == "stmatrix") return word == 0 ? Role::Address : Role::Stored;
     if (base == "atom") return word == 1 ? Role::Address : Role::Stored;
     if (base == "cp") return word < 2 ? Role::Address : Role::Operand;
     if (base == "mma") return Role::Matrix;
@@ -116,8 +116,9 @@ Role role_of(const Parts& parts, uint32_t word, uint32_t last_word) {
     return Role::Operand;
 }
 
+// Lanes whose address a matrix load or store reads.
 Mask lanes_read(const Parts& parts) {
-    if (parts[0] != "ldmatrix") return kFullMask;
+    if (parts[0] != "ldmatrix" && parts[0] != "stmatrix") return kFullMask;
     return has(parts, "x1") ? 0xffu : has(parts, "x2") ? 0xffffu : kFullMask;
 }
 
@@ -235,7 +236,7 @@ class Tracker {
             operand.predicate = use.predicate;
             operand.word = static_cast<uint8_t>(use.word);
             operand.role = as;
-            operand.lanes = lanes_read(parts(pc));
+            if (as == Role::Address) operand.lanes = lanes_read(parts(pc));
             operand.wide = !use.predicate && registers_[use.reg].width == Width::B64;
             operand.place = use.predicate ? predicate_index_[use.reg] : place_of(insn, use);
             operand.bits = as == Role::Stored ? low_bits(parts(pc).back()) : operand.wide ? ~0ull : 0xffffffffull;
