@@ -48,13 +48,17 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a launch did: `counters` are exact counts, `fidelity` says how well each executed opcode is modelled."""
+    """What a launch did: `counters` are exact counts, `fidelity` says how well each executed opcode is modelled.
+
+    `printed` is what the kernel's printf wrote, in the order of execution.
+    """
 
     kernel: str
     findings: list[Finding] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=dict)
     fidelity: dict[str, str] = field(default_factory=dict)
     tracks_undefined: bool = False
+    printed: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,7 +247,7 @@ class Module:
             attribute.value[:3] = list(_three(cluster))
             config.attributes = ctypes.pointer(attribute)
             config.num_attributes = 1
-        options = f"checks={_checks(checks)},seed={seed},on_finding={on_finding}"
+        options = f"checks={_checks(checks)},seed={seed},on_finding={on_finding},print=0"
         if counters is not None:
             options += f",counters={int(counters)}"
         if max_instructions is not None:
@@ -349,4 +353,5 @@ def _parse_report(text: bytes) -> Report:
         counters=data.get("counters", {}),
         fidelity=data.get("fidelity", {}),
         tracks_undefined=data.get("tracks_undefined", False),
+        printed=data.get("printed", "").encode("latin-1").decode(errors="replace"),  # the JSON has one character a byte
     )

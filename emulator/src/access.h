@@ -21,8 +21,14 @@ static inline void lane_addresses(const Warp& w, uint32_t operand, int64_t offse
 }
 static inline void shared_offsets(const Warp& w, uint32_t operand, int32_t offset, uint32_t* out) {
     if (operand & kOperandWide) {
+        // An address that is in no window, or further into it than 32 bits reach, is out of bounds, not cut off.
+        constexpr uint32_t kBeyond = 0xffffff00u;
         const uint64_t* a = source<uint64_t>(w, operand);
-        KW_LANES out[l] = static_cast<uint32_t>(a[l]) + static_cast<uint32_t>(offset);
+        KW_LANES {
+            const uint64_t full = a[l] + static_cast<uint64_t>(static_cast<int64_t>(offset));
+            const uint64_t inside = (full & kWindowMask) == kSharedWindow ? full & ~kWindowMask : full;
+            out[l] = inside >> 32 ? kBeyond : static_cast<uint32_t>(inside);
+        }
     } else {
         const uint32_t* a = source<uint32_t>(w, operand);
         KW_LANES out[l] = a[l] + static_cast<uint32_t>(offset);

@@ -24,7 +24,20 @@ struct Sqrt { static float f(float a) { return __builtin_sqrtf(a); } static doub
 struct Rsqrt { static float f(float a) { return static_cast<float>(1.0 / __builtin_sqrt(static_cast<double>(a))); } };
 struct Neg { static float f(float a) { return bits_as<float>(bits_as<uint32_t>(a) ^ 0x80000000u); } static double f(double a) { return -a; } };
 struct Abs { static float f(float a) { return bits_as<float>(bits_as<uint32_t>(a) & 0x7fffffffu); } static double f(double a) { return __builtin_fabs(a); } };
-struct CopySign { static float f(float a, float b) { return __builtin_copysignf(b, a); } };
+struct CopySign { static float f(float a, float b) { return __builtin_copysignf(b, a); } static double f(double a, double b) { return __builtin_copysign(b, a); } };
+// .approx.ftz.f64: the upper half of the result, without subnormals.
+template <bool Root>
+struct Coarse {
+    static double f(double a) {
+        const double x = flush64(a), y = Root ? 1.0 / __builtin_sqrt(x) : 1.0 / x;
+        return y != y ? y : bits_as<double>(bits_as<uint64_t>(flush64(y)) & 0xffffffff00000000ull);
+    }
+    static double flush64(double x) {
+        const uint64_t u = bits_as<uint64_t>(x);
+        return bits_as<double>((u & 0x7ff0000000000000ull) ? u : (u & 0x8000000000000000ull));
+    }
+};
+struct Rsqrt64 { static double f(double a) { return 1.0 / __builtin_sqrt(a); } };
 
 // A NaN operand loses to a number; +0 is larger than -0 (PTX ISA, "max", "min").
 template <bool Max, bool KeepNan>
@@ -39,7 +52,17 @@ struct Extreme {
         if (KeepNan) out = (a != a || b != b) ? 0x7fffffffu : out;
         return bits_as<float>(out);
     }
-    static double f(double a, double b) { return a != a ? b : b != b ? a : (Max ? a > b : a < b) ? a : b; }
+    static double f(double a, double b) { return a != a ? b : b != b ? a : a == b ? (__builtin_signbit(a) == !Max ? a : b) : (Max ? a > b : a < b) ? a : b; }
+};
+
+// The smaller or larger magnitude, with the product's sign.
+template <class F>
+struct XorSign {
+    static float f(float a, float b) {
+        const float x = F::f(bits_as<float>(bits_as<uint32_t>(a) & 0x7fffffffu), bits_as<float>(bits_as<uint32_t>(b) & 0x7fffffffu));
+        const uint32_t sign = (bits_as<uint32_t>(a) ^ bits_as<uint32_t>(b)) & 0x80000000u;
+        return x != x ? x : bits_as<float>(bits_as<uint32_t>(x) | sign);
+    }
 };
 
 // 2^x within one unit in the last place: 2^x = 2^n * p(x - n), n nearest to x, p of degree 7.
@@ -107,6 +130,8 @@ void ternary(Warp& w, const Insn& i, Mask m) {
     const T* c = source<T>(w, i.o[3]);
     map(destination<T>(w, i.o[0]), m, [=](int l) { return F::f(a[l], b[l], c[l]); });
 }
+using XorMax = XorSign<Extreme<true, false>>;
+using XorMin = XorSign<Extreme<false, false>>;
 constexpr Fidelity kExact = Fidelity::Exact, kApprox = Fidelity::Approximate;
 constexpr CountAs kFp32 = CountAs::Fp32, kMufu = CountAs::Mufu;
 
@@ -133,6 +158,15 @@ const Form kForms[] = {
     {"min.ftz.NaN.f32", "Rrr", binary<Ftz<Extreme<false, true>>, float>, kExact, kFp32},
     KW_FTZ("neg", "Rr", unary, Neg, kExact, kFp32),
     KW_FTZ("abs", "Rr", unary, Abs, kExact, kFp32),
+    KW_FTZ("max.xorsign", "Rrr", binary, XorMax, kExact, kFp32),
+    KW_FTZ("min.xorsign", "Rrr", binary, XorMin, kExact, kFp32),
+    {"max.xorsign.NaN.f32", "Rrr", binary<XorSign<Extreme<true, true>>, float>, kExact, kFp32},
+    {"min.xorsign.NaN.f32", "Rrr", binary<XorSign<Extreme<false, true>>, float>, kExact, kFp32},
+    {"max.xorsign.ftz.NaN.f32", "Rrr", binary<Ftz<XorSign<Extreme<true, true>>>, float>, kExact, kFp32},
+    {"min.xorsign.ftz.NaN.f32", "Rrr", binary<Ftz<XorSign<Extreme<false, true>>>, float>, kExact, kFp32},
+    {"copysign.f64", "Lll", binary<CopySign, double>},
+    {"rcp.approx.ftz.f64", "Ll", unary<Coarse<false>, double>, kApprox, kMufu}, {"rsqrt.approx.ftz.f64", "Ll", unary<Coarse<true>, double>, kApprox, kMufu},
+    {"rsqrt.approx.f64", "Ll", unary<Rsqrt64, double>, kApprox, kMufu},
     {"copysign.f32", "Rrr", binary<CopySign, float>, kExact, kFp32},
     KW_FTZ("div", "Rrr", binary, Div, kExact, kMufu),
     KW_FTZ("div.full", "Rrr", binary, Div, kApprox, kMufu),
@@ -148,7 +182,7 @@ const Form kForms[] = {
     KW_FTZ("cos.approx", "Rr", unary_each, Cos, kApprox, kMufu),
     {"tanh.approx.f32", "Rr", unary_each<Tanh, float>, kApprox, kMufu},
     {"add.f64", "Lll", binary<Add, double>}, {"sub.f64", "Lll", binary<Sub, double>}, {"mul.f64", "Lll", binary<Mul, double>},
-    {"fma.f64", "Llll", ternary<Fma, double>}, {"div.f64", "Lll", binary<Div, double>}, {"rcp.f64", "Ll", unary<Rcp, double>},
+    {"fma.f64", "Llll", ternary<Fma, double>}, {"mad.f64", "Llll", ternary<Fma, double>}, {"div.f64", "Lll", binary<Div, double>}, {"rcp.f64", "Ll", unary<Rcp, double>},
     {"sqrt.f64", "Ll", unary<Sqrt, double>}, {"neg.f64", "Ll", unary<Neg, double>}, {"abs.f64", "Ll", unary<Abs, double>},
     {"max.f64", "Lll", binary<Extreme<true, false>, double>}, {"min.f64", "Lll", binary<Extreme<false, false>, double>},
 };

@@ -31,6 +31,20 @@ template <bool KeepNan>
 struct Max { static double f(double a, double b) { return a != a ? (KeepNan ? a : b) : b != b ? (KeepNan ? b : a) : a == b ? (std::signbit(a) ? b : a) : a > b ? a : b; } };
 template <bool KeepNan>
 struct Min { static double f(double a, double b) { return a != a ? (KeepNan ? a : b) : b != b ? (KeepNan ? b : a) : a == b ? (std::signbit(a) ? a : b) : a < b ? a : b; } };
+struct Saturate { static double f(double x) { return x > 1 ? 1 : x > 0 ? x : 0; } };  // NaN gives +0
+template <class F>
+struct Sat {
+    static double f(double a, double b) { return Saturate::f(F::f(a, b)); }
+    static double f(double a, double b, double c) { return Saturate::f(F::f(a, b, c)); }
+};
+// The smaller or larger magnitude, with the product's sign.
+template <class F>
+struct XorSign {
+    static double f(double a, double b) {
+        const double x = F::f(std::fabs(a), std::fabs(b));
+        return x != x ? x : std::signbit(a) != std::signbit(b) ? -x : x;
+    }
+};
 struct Ex2 { static double f(double a) { return std::exp2(a); } };
 struct Tanh { static double f(double a) { return std::tanh(a); } };
 
@@ -76,10 +90,13 @@ void ternary(Warp& w, const Insn& i, Mask m) {
         return r;
     });
 }
-template <uint32_t Xor, uint32_t And>
+template <uint32_t Xor, uint32_t And, bool Flush = false>
 void sign(Warp& w, const Insn& i, Mask m) {
     const uint32_t* a = source<uint32_t>(w, i.o[1]);
-    map(destination<uint32_t>(w, i.o[0]), m, [=](int l) { return (a[l] ^ Xor) & And; });
+    map(destination<uint32_t>(w, i.o[0]), m, [=](int l) {
+        const uint32_t x = Flush ? Half::flush(a[l] & 0xffffu) | Half::flush(a[l] >> 16) << 16 : a[l];
+        return (x ^ Xor) & And;
+    });
 }
 
 constexpr Fidelity kExact = Fidelity::Exact, kApprox = Fidelity::Approximate;
@@ -100,6 +117,18 @@ const Form kForms[] = {
     KW_TYPES("min", "Rrr", binary, Min<false>),
     KW_TYPES("max.NaN", "Rrr", binary, Max<true>),
     KW_TYPES("min.NaN", "Rrr", binary, Min<true>),
+    KW_TYPES("add.sat", "Rrr", binary, Sat<Add>),
+    KW_TYPES("sub.sat", "Rrr", binary, Sat<Sub>),
+    KW_TYPES("mul.sat", "Rrr", binary, Sat<Mul>),
+    KW_TYPES("fma.sat", "Rrrr", ternary, Sat<Fma>),
+    KW_TYPES("max.xorsign", "Rrr", binary, XorSign<Max<false>>),
+    KW_TYPES("min.xorsign", "Rrr", binary, XorSign<Min<false>>),
+    KW_TYPES("max.xorsign.NaN", "Rrr", binary, XorSign<Max<true>>),
+    KW_TYPES("min.xorsign.NaN", "Rrr", binary, XorSign<Min<true>>),
+    {"neg.ftz.f16", "Rr", sign<0x8000u, 0xffffu, true>, kExact, kNone},
+    {"neg.ftz.f16x2", "Rr", sign<0x80008000u, 0xffffffffu, true>, kExact, kNone},
+    {"abs.ftz.f16", "Rr", sign<0, 0x7fffu, true>, kExact, kNone},
+    {"abs.ftz.f16x2", "Rr", sign<0, 0x7fff7fffu, true>, kExact, kNone},
     {"ex2.approx.f16", "Rr", unary<Ex2, Half, 1>, kApprox, kMufu},
     {"ex2.approx.f16x2", "Rr", unary<Ex2, Half, 2>, kApprox, kMufu},
     {"ex2.approx.ftz.bf16", "Rr", unary<Ex2, Bfloat, 1>, kApprox, kMufu},

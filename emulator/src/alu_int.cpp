@@ -1,5 +1,8 @@
 // Integer, logic, shift and bit instructions (PTX ISA, "Integer Arithmetic", "Logic and Shift", "Extended-Precision").
 // SPDX-License-Identifier: Apache-2.0
+#include <type_traits>
+
+#include "convert_modes.h"
 #include "lanes.h"
 #include "tables.h"
 
@@ -218,6 +221,7 @@ void lop3(Warp& w, const Insn& i, Mask m) {  // o[0] = d, a, b, c; imm = truth t
     });
 }
 
+struct CnotOp { template <class T> static T f(T a) { return a == 0 ? T(1) : T(0); } };
 struct Sad { static u32 f(i32 a, i32 b, u32 c) { return c + (a < b ? static_cast<u32>(b) - static_cast<u32>(a) : static_cast<u32>(a) - static_cast<u32>(b)); } };
 struct SadU { static u32 f(u32 a, u32 b, u32 c) { return c + (a < b ? b - a : a - b); } };
 template <class T> struct Cnot { static T f(T a) { return a == 0 ? T(1) : T(0); } };
@@ -230,6 +234,163 @@ struct Dp4a {
         return c;
     }
 };
+
+// dp2a: two byte products with the 16-bit halves of a (PTX ISA, "dp2a"); High takes the upper two bytes of b.
+template <class A, class B, bool High>
+struct Dp2a {
+    static i32 f(u32 a, u32 b, i32 c) {
+        for (int k = 0; k < 2; ++k) c += static_cast<i32>(static_cast<A>(a >> (16 * k))) * static_cast<i32>(static_cast<B>(b >> (8 * k + (High ? 16 : 0))));
+        return c;
+    }
+};
+
+// 24-bit products: the low 32 bits of 48, or the high 32.
+template <class T, bool High>
+struct Mul24 {
+    static T f(T a, T b) {
+        const i64 x = T(-1) < T(0) ? static_cast<i64>(static_cast<i32>(static_cast<u32>(a) << 8) >> 8) : static_cast<i64>(static_cast<u32>(a) & 0xffffffu);
+        const i64 y = T(-1) < T(0) ? static_cast<i64>(static_cast<i32>(static_cast<u32>(b) << 8) >> 8) : static_cast<i64>(static_cast<u32>(b) & 0xffffffu);
+        return static_cast<T>((x * y) >> (High ? 16 : 0));
+    }
+    static T f(T a, T b, T c) { return static_cast<T>(static_cast<u32>(f(a, b)) + static_cast<u32>(c)); }
+};
+static inline i32 clamp32(i64 x) { return x > INT32_MAX ? INT32_MAX : x < INT32_MIN ? INT32_MIN : static_cast<i32>(x); }
+struct AddSat { static i32 f(i32 a, i32 b) { return clamp32(static_cast<i64>(a) + b); } };
+struct SubSat { static i32 f(i32 a, i32 b) { return clamp32(static_cast<i64>(a) - b); } };
+struct MadHighSat { static i32 f(i32 a, i32 b, i32 c) { return clamp32(((static_cast<i64>(a) * b) >> 32) + c); } };
+struct Mad24HighSat { static i32 f(i32 a, i32 b, i32 c) { return clamp32(static_cast<i64>(Mul24<i32, true>::f(a, b)) + c); } };
+template <class T, class U>
+struct SadOf { static U f(T a, T b, U c) { return static_cast<U>(c + (a < b ? static_cast<U>(b) - static_cast<U>(a) : static_cast<U>(a) - static_cast<U>(b))); } };
+template <class T>
+struct Sad16 { static u32 f(u32 a, u32 b, u32 c) { const i32 x = static_cast<T>(a), y = static_cast<T>(b); return static_cast<uint16_t>(c + static_cast<u32>(x < y ? y - x : x - y)); } };
+template <class T>
+struct MulHigh16 {
+    static u32 f(u32 a, u32 b) { return static_cast<uint16_t>((static_cast<i32>(static_cast<T>(a)) * static_cast<i32>(static_cast<T>(b))) >> 16); }
+    static u32 f(u32 a, u32 b, u32 c) { return static_cast<uint16_t>(f(a, b) + c); }
+};
+template <class T> struct DivNarrow { static u32 f(u32 a, u32 b) { return static_cast<uint16_t>(Div<T>::f(static_cast<T>(a), static_cast<T>(b))); } };
+template <class T> struct RemNarrow { static u32 f(u32 a, u32 b) { return static_cast<uint16_t>(Rem<T>::f(static_cast<T>(a), static_cast<T>(b))); } };
+template <class T, class U>
+struct ShiftAmount {  // bfind.shiftamt
+    static u32 f(T a) { const u32 at = Bfind<T, U>::f(a); return at == 0xffffffffu ? at : static_cast<u32>(sizeof(U)) * 8 - 1 - at; }
+};
+
+// fns: the position of the |offset|-th set bit from `base` on, upwards or downwards; offset 0 asks for bit `base` itself.
+struct Fns {
+    static u32 f(u32 mask, u32 base, i32 offset) {
+        if (base > 31) return 0xffffffffu;
+        if (offset == 0) return (mask >> base) & 1u ? base : 0xffffffffu;
+        const int step = offset > 0 ? 1 : -1;
+        i64 left = offset > 0 ? offset : -static_cast<i64>(offset);
+        for (int at = static_cast<int>(base); at >= 0 && at < 32; at += step)
+            if (((mask >> at) & 1u) && --left == 0) return static_cast<u32>(at);
+        return 0xffffffffu;
+    }
+};
+template <bool Wrap>
+struct Bmsk {
+    static u32 f(u32 a, u32 b) {
+        const u64 first = Wrap ? a & 31u : a, width = Wrap ? b & 31u : b;
+        if (first > 31) return 0;
+        const u64 ones = width > 31 ? 0xffffffffull : (1ull << width) - 1;
+        return static_cast<u32>(ones << first);
+    }
+};
+template <class T, bool Wrap>
+struct Szext {  // sign- or zero-extends the low b bits
+    static T f(T a, u32 b) {
+        const u32 n = Wrap ? b & 31u : b;
+        if (n > 31) return a;
+        if (n == 0) return T(0);
+        const u32 kept = static_cast<u32>(a) & ((1u << n) - 1);
+        return static_cast<T>(T(-1) < T(0) && (kept >> (n - 1)) & 1u ? kept | ~((1u << n) - 1) : kept);
+    }
+};
+
+// Two 16-bit or four 8-bit values in a register.
+template <class F, class T>
+struct Packed {
+    static u32 f(u32 a, u32 b) {
+        constexpr int bits = static_cast<int>(sizeof(T)) * 8;
+        u32 out = 0;
+        for (int at = 0; at < 32; at += bits)
+            out |= static_cast<u32>(static_cast<std::make_unsigned_t<T>>(F::template f<T>(static_cast<T>(a >> at), static_cast<T>(b >> at)))) << at;
+        return out;
+    }
+};
+struct MinRelu { template <class T> static T f(T a, T b) { const T x = a < b ? a : b; return x > 0 ? x : T(0); } };
+struct MaxRelu { template <class T> static T f(T a, T b) { const T x = a > b ? a : b; return x > 0 ? x : T(0); } };
+// vabsdiff2 and vabsdiff4: absolute differences of each part, or with .add their sum and c.
+template <class T, bool Sum>
+struct VideoAbsDiff {
+    static u32 f(u32 a, u32 b, u32 c) {
+        constexpr int bits = static_cast<int>(sizeof(T)) * 8;
+        u32 out = Sum ? c : 0;
+        for (int at = 0; at < 32; at += bits) {
+            const i32 x = static_cast<T>(a >> at), y = static_cast<T>(b >> at);
+            const u32 d = static_cast<u32>(x < y ? y - x : x - y);
+            if (Sum) out += d;
+            else out |= (d & (0xffffffffu >> (32 - bits))) << at;
+        }
+        return out;
+    }
+};
+
+// lop3.and, lop3.or: d|p = a, b, c, table, q; p = (d != 0) combined with q.
+template <bool And>
+void lop3_bool(Warp& w, const Insn& i, Mask m) {
+    const uint32_t* o = operands<6>(w, i);
+    const u32 *a = source<u32>(w, o[2]), *b = source<u32>(w, o[3]), *c = source<u32>(w, o[4]);
+    const Mask q = read_predicate(w, o[5]);
+    alignas(64) u32 out[kLanes];
+    for (int l = 0; l < kLanes; ++l) {
+        out[l] = 0;
+        for (int k = 0; k < 8; ++k)
+            if ((i.imm >> k) & 1) out[l] |= (k & 4 ? a[l] : ~a[l]) & (k & 2 ? b[l] : ~b[l]) & (k & 1 ? c[l] : ~c[l]);
+    }
+    const Mask some = mask_of([&out](int l) { return out[l] != 0; });
+    map(destination<u32>(w, o[0]), m, [&out](int l) { return out[l]; });
+    write_predicate(w, o[1], m, And ? (some & q) : (some | q));
+}
+
+// Extended precision. The carry flag is the predicate in ext; mode says whether it is added and whether it is set. For
+// subtraction it holds the borrow.
+enum Extended { kAdd, kSub, kMadLow, kMadHigh };
+template <class T> struct Double { using type = u64; };
+template <> struct Double<i32> { using type = i64; };
+template <> struct Double<u64> { using type = unsigned __int128; };
+template <> struct Double<i64> { using type = __int128; };
+template <int Op, class T>
+void extended(Warp& w, const Insn& i, Mask m) {
+    using U = std::make_unsigned_t<T>;
+    const T *a = source<T>(w, i.o[1]), *b = source<T>(w, i.o[2]), *c = source<T>(w, i.o[Op >= kMadLow ? 3 : 2]);
+    const Mask in = i.mode & kReadsCarry ? w.predicates[i.ext] : 0;
+    U* d = destination<U>(w, i.o[0]);
+    Mask out = 0;
+    for (Mask left = m; left; left &= left - 1) {
+        const int l = __builtin_ctz(left);
+        U x = static_cast<U>(a[l]), y = static_cast<U>(b[l]);
+        if (Op >= kMadLow) {
+            using W = typename Double<T>::type;
+            const W product = static_cast<W>(a[l]) * static_cast<W>(b[l]);
+            x = static_cast<U>(Op == kMadHigh ? product >> (sizeof(T) * 8) : product);
+            y = static_cast<U>(c[l]);
+        }
+        const U carry = (in >> l) & 1u;
+        U r;
+        bool over;
+        if (Op == kSub) {
+            over = x < y || (x == y && carry);
+            r = static_cast<U>(x - y - carry);
+        } else {
+            r = static_cast<U>(x + y + carry);
+            over = static_cast<unsigned __int128>(x) + y + carry > static_cast<U>(~U(0));
+        }
+        d[l] = r;
+        out |= static_cast<Mask>(over) << l;
+    }
+    if (i.mode & kSetsCarry) w.predicates[i.ext] = (w.predicates[i.ext] & ~m) | out;
+}
 
 template <class Op, class T>
 struct As {
@@ -246,6 +407,11 @@ struct As {
 #define KW_LOGIC(NAME, OP)                                                                                           \
     {NAME ".b32", "Rrr", binary<As<OP, u32>, u32, u32, u32>}, {NAME ".b64", "Lll", binary<As<OP, u64>, u64, u64, u64>}, \
         {NAME ".b16", "Rrr", binary<Narrow<OP, uint16_t>, u32, u32, u32>}
+
+// The decoder writes "extended" where the text has .cc or a base with c.
+#define KW_EXTENDED(NAME, SIG32, SIG64, OP)                                                          \
+    {"extended." NAME ".s32", SIG32, extended<OP, i32>}, {"extended." NAME ".u32", SIG32, extended<OP, u32>}, \
+        {"extended." NAME ".s64", SIG64, extended<OP, i64>}, {"extended." NAME ".u64", SIG64, extended<OP, u64>}
 
 const Form kForms[] = {
     KW_BIN("add", Add), KW_BIN("sub", Sub), KW_BIN("mul.lo", Mul), KW_BIN("min", Min), KW_BIN("max", Max),
@@ -291,6 +457,43 @@ const Form kForms[] = {
     {"prmt.b32.rc16", "Rrrr", ternary<Prmt<6>, u32, u32, u32, u32>},
     {"lop3.b32", "Rrrri", lop3},
     {"sad.s32", "Rrrr", ternary<Sad, u32, i32, i32, u32>}, {"sad.u32", "Rrrr", ternary<SadU, u32, u32, u32, u32>},
+    {"add.sat.s32", "Rrr", binary<AddSat, i32, i32, i32>}, {"sub.sat.s32", "Rrr", binary<SubSat, i32, i32, i32>},
+    {"mad.hi.sat.s32", "Rrrr", ternary<MadHighSat, i32, i32, i32, i32>}, {"mad24.hi.sat.s32", "Rrrr", ternary<Mad24HighSat, i32, i32, i32, i32>},
+    {"mul24.lo.s32", "Rrr", binary<Mul24<i32, false>, i32, i32, i32>}, {"mul24.lo.u32", "Rrr", binary<Mul24<u32, false>, u32, u32, u32>},
+    {"mul24.hi.s32", "Rrr", binary<Mul24<i32, true>, i32, i32, i32>}, {"mul24.hi.u32", "Rrr", binary<Mul24<u32, true>, u32, u32, u32>},
+    {"mad24.lo.s32", "Rrrr", ternary<Mul24<i32, false>, i32, i32, i32, i32>}, {"mad24.lo.u32", "Rrrr", ternary<Mul24<u32, false>, u32, u32, u32, u32>},
+    {"mad24.hi.s32", "Rrrr", ternary<Mul24<i32, true>, i32, i32, i32, i32>}, {"mad24.hi.u32", "Rrrr", ternary<Mul24<u32, true>, u32, u32, u32, u32>},
+    {"sad.s16", "Rrrr", ternary<Sad16<int16_t>, u32, u32, u32, u32>}, {"sad.u16", "Rrrr", ternary<Sad16<uint16_t>, u32, u32, u32, u32>},
+    {"sad.s64", "Llll", ternary<SadOf<i64, u64>, u64, i64, i64, u64>}, {"sad.u64", "Llll", ternary<SadOf<u64, u64>, u64, u64, u64, u64>},
+    {"mul.hi.s16", "Rrr", binary<MulHigh16<int16_t>, u32, u32, u32>}, {"mul.hi.u16", "Rrr", binary<MulHigh16<uint16_t>, u32, u32, u32>},
+    {"mad.hi.s16", "Rrrr", ternary<MulHigh16<int16_t>, u32, u32, u32, u32>}, {"mad.hi.u16", "Rrrr", ternary<MulHigh16<uint16_t>, u32, u32, u32, u32>},
+    {"mad.hi.s64", "Llll", ternary<MulHigh<i64, __int128, 64>, i64, i64, i64, i64>}, {"mad.hi.u64", "Llll", ternary<MulHigh<u64, unsigned __int128, 64>, u64, u64, u64, u64>},
+    {"div.s16", "Rrr", binary_each<DivNarrow<int16_t>, u32, u32, u32>}, {"div.u16", "Rrr", binary_each<DivNarrow<uint16_t>, u32, u32, u32>},
+    {"rem.s16", "Rrr", binary_each<RemNarrow<int16_t>, u32, u32, u32>}, {"rem.u16", "Rrr", binary_each<RemNarrow<uint16_t>, u32, u32, u32>},
+    {"cnot.b16", "Rr", unary<Narrow<CnotOp, uint16_t>, u32, u32>},
+    {"bfind.shiftamt.u32", "Rr", unary<ShiftAmount<u32, u32>, u32, u32>}, {"bfind.shiftamt.s32", "Rr", unary<ShiftAmount<i32, u32>, u32, i32>},
+    {"bfind.shiftamt.u64", "Rl", unary<ShiftAmount<u64, u64>, u32, u64>}, {"bfind.shiftamt.s64", "Rl", unary<ShiftAmount<i64, u64>, u32, i64>},
+    {"fns.b32", "Rrrr", ternary<Fns, u32, u32, u32, i32>},
+    {"bmsk.clamp.b32", "Rrr", binary<Bmsk<false>, u32, u32, u32>}, {"bmsk.wrap.b32", "Rrr", binary<Bmsk<true>, u32, u32, u32>},
+    {"szext.clamp.s32", "Rrr", binary<Szext<i32, false>, i32, i32, u32>}, {"szext.clamp.u32", "Rrr", binary<Szext<u32, false>, u32, u32, u32>},
+    {"szext.wrap.s32", "Rrr", binary<Szext<i32, true>, i32, i32, u32>}, {"szext.wrap.u32", "Rrr", binary<Szext<u32, true>, u32, u32, u32>},
+    {"lop3.and.b32", "RPrrrip", lop3_bool<true>}, {"lop3.or.b32", "RPrrrip", lop3_bool<false>},
+    {"add.s16x2", "Rrr", binary<Packed<Add, int16_t>, u32, u32, u32>}, {"add.u16x2", "Rrr", binary<Packed<Add, uint16_t>, u32, u32, u32>},
+    {"min.s16x2", "Rrr", binary<Packed<Min, int16_t>, u32, u32, u32>}, {"min.u16x2", "Rrr", binary<Packed<Min, uint16_t>, u32, u32, u32>},
+    {"max.s16x2", "Rrr", binary<Packed<Max, int16_t>, u32, u32, u32>}, {"max.u16x2", "Rrr", binary<Packed<Max, uint16_t>, u32, u32, u32>},
+    {"min.relu.s16x2", "Rrr", binary<Packed<MinRelu, int16_t>, u32, u32, u32>}, {"max.relu.s16x2", "Rrr", binary<Packed<MaxRelu, int16_t>, u32, u32, u32>},
+    {"min.relu.s32", "Rrr", binary<As<MinRelu, i32>, i32, i32, i32>}, {"max.relu.s32", "Rrr", binary<As<MaxRelu, i32>, i32, i32, i32>},
+    {"vabsdiff2.u32.u32.u32", "Rrrr", ternary<VideoAbsDiff<uint16_t, false>, u32, u32, u32, u32>}, {"vabsdiff2.s32.s32.s32", "Rrrr", ternary<VideoAbsDiff<int16_t, false>, u32, u32, u32, u32>},
+    {"vabsdiff4.u32.u32.u32", "Rrrr", ternary<VideoAbsDiff<uint8_t, false>, u32, u32, u32, u32>}, {"vabsdiff4.s32.s32.s32", "Rrrr", ternary<VideoAbsDiff<int8_t, false>, u32, u32, u32, u32>},
+    {"vabsdiff2.u32.u32.u32.add", "Rrrr", ternary<VideoAbsDiff<uint16_t, true>, u32, u32, u32, u32>}, {"vabsdiff2.s32.s32.s32.add", "Rrrr", ternary<VideoAbsDiff<int16_t, true>, u32, u32, u32, u32>},
+    {"vabsdiff4.u32.u32.u32.add", "Rrrr", ternary<VideoAbsDiff<uint8_t, true>, u32, u32, u32, u32>}, {"vabsdiff4.s32.s32.s32.add", "Rrrr", ternary<VideoAbsDiff<int8_t, true>, u32, u32, u32, u32>},
+    KW_EXTENDED("add", "Rrr", "Lll", kAdd), KW_EXTENDED("sub", "Rrr", "Lll", kSub),
+    KW_EXTENDED("mad.lo", "Rrrr", "Llll", kMadLow), KW_EXTENDED("mad.hi", "Rrrr", "Llll", kMadHigh),
+    {"dp2a.lo.s32.s32", "Rrrr", ternary<Dp2a<int16_t, int8_t, false>, i32, u32, u32, i32>}, {"dp2a.lo.u32.u32", "Rrrr", ternary<Dp2a<uint16_t, uint8_t, false>, i32, u32, u32, i32>},
+    {"dp2a.lo.s32.u32", "Rrrr", ternary<Dp2a<int16_t, uint8_t, false>, i32, u32, u32, i32>}, {"dp2a.lo.u32.s32", "Rrrr", ternary<Dp2a<uint16_t, int8_t, false>, i32, u32, u32, i32>},
+    {"dp2a.hi.s32.s32", "Rrrr", ternary<Dp2a<int16_t, int8_t, true>, i32, u32, u32, i32>}, {"dp2a.hi.u32.u32", "Rrrr", ternary<Dp2a<uint16_t, uint8_t, true>, i32, u32, u32, i32>},
+    {"dp2a.hi.s32.u32", "Rrrr", ternary<Dp2a<int16_t, uint8_t, true>, i32, u32, u32, i32>}, {"dp2a.hi.u32.s32", "Rrrr", ternary<Dp2a<uint16_t, int8_t, true>, i32, u32, u32, i32>},
+    {"dp4a.s32.u32", "Rrrr", ternary<Dp4a<int8_t, uint8_t>, i32, u32, u32, i32>}, {"dp4a.u32.s32", "Rrrr", ternary<Dp4a<uint8_t, int8_t>, i32, u32, u32, i32>},
     {"dp4a.s32.s32", "Rrrr", ternary<Dp4a<int8_t, int8_t>, i32, u32, u32, i32>}, {"dp4a.u32.u32", "Rrrr", ternary<Dp4a<uint8_t, uint8_t>, i32, u32, u32, i32>},
 };
 

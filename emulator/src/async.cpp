@@ -2,6 +2,7 @@
 // wait that covers them and not before, and their destination is unreadable until then; without it they land at once.
 // SPDX-License-Identifier: Apache-2.0
 #include "access.h"
+#include "convert_modes.h"
 #include "tables.h"
 
 namespace kw {
@@ -20,7 +21,7 @@ static inline void land(char* d, const char* s, uint32_t bytes, uint32_t src_byt
     std::memset(d + src_bytes, 0, bytes - src_bytes);
 }
 
-// o[0] destination, o[1] source, o[2] src-size or kNoOperand, o[3] offset of the source address; imm offset of the destination.
+// o[0] destination, o[1] source, o[2] src-size, ignore-src or kNoOperand, o[3] offset of the source address; imm offset of the destination.
 template <uint32_t Bytes>
 void cp_async(Warp& w, const Insn& i, Mask m) {
     Launch& launch = *w.launch;
@@ -30,6 +31,9 @@ void cp_async(Warp& w, const Insn& i, Mask m) {
     lane_addresses(w, i.o[1], static_cast<int32_t>(i.o[3]), source_address);
     if (i.o[2] == kNoOperand) {
         KW_LANES copy.src_bytes[l] = Bytes;
+    } else if (i.mode & kIgnoreSource) {
+        const Mask ignored = read_predicate(w, i.o[2]);
+        KW_LANES copy.src_bytes[l] = (ignored >> l) & 1u ? 0 : Bytes;
     } else {
         const uint32_t* size = source<uint32_t>(w, i.o[2]);
         KW_LANES copy.src_bytes[l] = size[l] < Bytes ? size[l] : Bytes;

@@ -6,11 +6,17 @@ namespace kw {
 
 enum ConvertMode : int {
     kRoundNearest = 0, kRoundZero = 1, kRoundDown = 2, kRoundUp = 3, kRoundMask = 3,
-    kSaturate = 4, kFlush = 8, kToInteger = 16, kRelu = 32,
+    kSaturate = 4, kFlush = 8, kToInteger = 16, kRelu = 32, kSatFinite = 64,
 };
 
 // Bit of Insn::mode of comparisons: `set`, not `setp`. The low two bits are the boolean: none, and, or, xor.
 constexpr int kSetValue = 4;
+
+// Bits of Insn::mode of extended-precision arithmetic: the carry flag is added, is set.
+constexpr int kReadsCarry = 1, kSetsCarry = 2;
+
+// Bit of Insn::mode of cp.async: o[2] is a predicate, whose lanes read nothing and write zeros.
+constexpr int kIgnoreSource = 1;
 
 // tid, ntid, ctaid and nctaid take three numbers each: x, y, z.
 enum SpecialRegister : int {

@@ -7,6 +7,8 @@
 namespace kw {
 namespace {
 
+constexpr uint32_t kModuleScope = 0xffffffffu;  // shared variables of the module that a kernel names
+
 const std::unordered_map<std::string_view, const Form*>& form_map() {
     static const std::unordered_map<std::string_view, const Form*> kMap = [] {
         std::unordered_map<std::string_view, const Form*> map;
@@ -21,7 +23,7 @@ const std::unordered_map<std::string_view, const Form*>& form_map() {
 }  // namespace
 
 std::string KernelDecoder::text() const {
-    std::string out(statement_->opcode);
+    std::string out(statement_->opcode.substr(0, 5) == "call " ? "call" : statement_->opcode);
     return "'" + out + "'";
 }
 
@@ -39,7 +41,7 @@ void KernelDecoder::place_variables() {
     for (const Variable& param : ast_.params) {
         at = static_cast<uint32_t>(align_up(at, param.alignment));
         k.params.push_back({at, static_cast<uint32_t>(param.bytes)});
-        symbols_[param.name] = {Space::Param, at};
+        local_symbols_[{ast_.root_scope, param.name}] = {Space::Param, at};
         at += static_cast<uint32_t>(param.bytes);
         if (at > 32764) fail("the parameters need more than 32,764 bytes");
     }
@@ -54,31 +56,36 @@ void KernelDecoder::place_variables() {
     for (const Statement& statement : ast_.statements)
         for (const Operand& operand : statement.operands) note(operand, note);
     uint64_t shared = 0, local = 0;
-    std::vector<const Variable*> dynamic;
-    const auto place = [&](const Variable& variable) {
-        if (variable.space == Space::Local) {
-            local = align_up(local, variable.alignment);
-            symbols_[variable.name] = {Space::Local, local};
+    std::vector<std::pair<const Variable*, uint64_t*>> dynamic;  // and where its address goes
+    const auto place = [&](const Variable& variable, uint64_t& address) {  // the map's nodes stay where they are
+        if (variable.space == Space::Local && variable.is_placed) {
+            address = variable.address;
+            local = std::max(local, address + variable.bytes);
+        } else if (variable.space == Space::Local) {
+            address = local = align_up(local, variable.alignment);
             local += variable.bytes;
         } else if (variable.space == Space::Shared && variable.dynamic) {
-            dynamic.push_back(&variable);
+            dynamic.emplace_back(&variable, &address);
         } else if (variable.space == Space::Shared) {
-            shared = align_up(shared, variable.alignment);
-            symbols_[variable.name] = {Space::Shared, shared};
+            address = shared = align_up(shared, variable.alignment);
             shared += variable.bytes;
         } else {
-            fail("variables of this state space must be declared outside of kernels");
+            throw LoadError(variable.line, "variables of this state space must be declared outside of kernels");
         }
     };
     for (const Variable& variable : module_.variables)
-        if (variable.space == Space::Shared && named.count(variable.name)) place(variable);
-    for (const Variable& variable : ast_.variables) place(variable);
+        if (variable.space == Space::Shared && named.count(variable.name)) place(variable, local_symbols_.emplace(std::make_pair(kModuleScope, variable.name), Symbol{Space::Shared, 0}).first->second.address);
+    for (const Variable& variable : ast_.variables) {
+        const auto entry = local_symbols_.emplace(std::make_pair(variable.scope, variable.name), Symbol{variable.space, 0});
+        if (!entry.second) throw LoadError(variable.line, "variable '" + std::string(variable.name) + "' is declared twice");
+        place(variable, entry.first->second.address);
+    }
     if (shared > (1u << 24) || local > (1u << 20)) fail("the kernel's variables need too much memory");
     uint32_t alignment = 16;
-    for (const Variable* variable : dynamic) alignment = std::max(alignment, variable->alignment);
+    for (const auto& one : dynamic) alignment = std::max(alignment, one.first->alignment);
     k.static_shared = static_cast<uint32_t>(shared);
     k.dynamic_shared_at = static_cast<uint32_t>(align_up(shared, dynamic.empty() ? 1 : alignment));
-    for (const Variable* variable : dynamic) symbols_[variable->name] = {Space::Shared, k.dynamic_shared_at};
+    for (const auto& one : dynamic) *one.second = k.dynamic_shared_at;
     k.local_bytes = static_cast<uint32_t>(align_up(local, 16));
 }
 
@@ -95,6 +102,8 @@ std::unique_ptr<Kernel> KernelDecoder::decode() {
     std::copy(ast_.reqntid, ast_.reqntid + 3, kernel_->reqntid);
     place_variables();
     place_labels();
+    kernel_->entry = ast_.entry;
+    return_points_.resize(ast_.function_starts.size());
     sink32_ = static_cast<uint32_t>(ast_.registers.size());
     sink64_ = sink32_ + 1;
     predicate_index_.assign(ast_.registers.size(), 0);
@@ -103,6 +112,7 @@ std::unique_ptr<Kernel> KernelDecoder::decode() {
     kernel_->code.reserve(ast_.statements.size() + 1);
     for (const Statement& statement : ast_.statements) instruction(statement);
     statement_ = nullptr;
+    link_returns();
     finish();
     return std::move(kernel_);
 }
@@ -134,6 +144,8 @@ void KernelDecoder::instruction(const Statement& statement) {
     }
     const std::string_view base = parts[0];
     if (base == "bra") branch(statement);
+    else if (base == "brx") branch_indexed(parts);
+    else if (base.substr(0, 5) == "call ") call(base.substr(5));
     else if (base == "ret" || base == "exit" || base == "trap" || base == "brkpt") control(parts);
     else if (base == "bar" || base == "barrier") barrier(parts);
     else if (base == "mov" || base == "createpolicy") move(parts);
@@ -159,7 +171,7 @@ void KernelDecoder::instruction(const Statement& statement) {
 const Form& KernelDecoder::form(const std::string& name) {
     const auto found = form_map().find(name);
     if (found == form_map().end()) unknown();
-    const std::string shown(statement_->opcode);
+    const std::string shown(statement_->opcode.substr(0, 5) == "call " ? "call" : statement_->opcode);
     const auto known = form_index_.find(shown);
     if (known != form_index_.end()) {
         kernel_->where.back().form = known->second;
@@ -198,6 +210,21 @@ uint32_t KernelDecoder::constant(uint64_t value, bool wide) {
     return word;
 }
 
+// Innermost scope first, then the module's names.
+const Symbol* KernelDecoder::find_symbol(std::string_view name, uint32_t scope) const {
+    if (scope < ast_.scope_parent.size()) {
+        for (;; scope = ast_.scope_parent[scope]) {
+            const auto found = local_symbols_.find({scope, name});
+            if (found != local_symbols_.end()) return &found->second;
+            if (ast_.scope_parent[scope] == scope) break;
+        }
+    }
+    const auto local = local_symbols_.find({kModuleScope, name});
+    if (local != local_symbols_.end()) return &local->second;
+    const auto found = symbols_.find(name);
+    return found == symbols_.end() ? nullptr : &found->second;
+}
+
 bool KernelDecoder::value_of(const Operand& operand, bool wide, uint64_t& value) const {
     switch (operand.kind) {
         case OperandKind::Integer: value = static_cast<uint64_t>(operand.value); return true;
@@ -208,9 +235,10 @@ bool KernelDecoder::value_of(const Operand& operand, bool wide, uint64_t& value)
             value = wide ? static_cast<uint64_t>(operand.value) : bits_as<uint32_t>(static_cast<float>(bits_as<double>(operand.value)));
             return true;
         case OperandKind::Symbol: {
-            const auto found = symbols_.find(operand.name);
-            if (found == symbols_.end()) fail("undeclared name '" + std::string(operand.name) + "'");
-            value = found->second.address + static_cast<uint64_t>(operand.value);
+            if (operand.name == "WARP_SZ") return value = kLanes, true;
+            const Symbol* found = find_symbol(operand.name, operand.scope);
+            if (!found) fail("undeclared name '" + std::string(operand.name) + "'");
+            value = found->address + static_cast<uint64_t>(operand.value);
             return true;
         }
         default: return false;
@@ -224,13 +252,13 @@ uint32_t KernelDecoder::encode_register(const Operand& operand, bool wide, bool 
     } else if (operand.kind == OperandKind::Register) {
         reg = operand.reg;
         const Width w = width(operand);
-        if (w == Width::Pred || w == Width::B128 || (!either && (w == Width::B64) != wide)) fail("an operand of " + text() + " has the wrong type of register");
+        if (w == Width::Pred || (w == Width::B128 && !(operand.is_half && wide)) || (!either && (w == Width::B64 || operand.is_half) != wide)) fail("an operand of " + text() + " has the wrong type of register");
     } else if (defines) {
         fail("the destination of " + text() + " must be a register");
     } else {
         uint64_t value = 0;
         if (operand.kind == OperandKind::Special) fail("special register '" + std::string(operand.name) + "' can only be read by mov");
-        if (!value_of(operand, wide || either, value)) fail("malformed operand of " + text());
+        if (!value_of(operand, wide, value)) fail("malformed operand of " + text());  // 64-bit stores are not `either`
         if (operand.negated) fail("'!' applies to predicates only");
         return constant(value, wide || either);
     }
@@ -263,9 +291,9 @@ void KernelDecoder::encode_address(const Operand& operand, std::vector<uint32_t>
     uint64_t value = static_cast<uint64_t>(operand.value);
     if (!operand.name.empty()) {
         if (operand.name[0] == '%') fail("undeclared register '" + std::string(operand.name) + "'");
-        const auto found = symbols_.find(operand.name);
-        if (found == symbols_.end()) fail("undeclared name '" + std::string(operand.name) + "'");
-        value += found->second.address;
+        const Symbol* found = find_symbol(operand.name, operand.scope);
+        if (!found) fail("undeclared name '" + std::string(operand.name) + "'");
+        value += found->address;
     }
     words.push_back(constant(value, true));
     insn_.imm = 0;
@@ -349,6 +377,22 @@ void KernelDecoder::finish() {
     track_undefined(k, ast_.registers, ast_.register_names, uses_, predicate_uses_, predicate_index_, from_start);
 }
 
+namespace {
+
+constexpr size_t kMaxLinked = size_t{1} << 20;  // statements of a module's kernels that call, with the functions they call
+
+// Writes an address into a variable's initial value. Global and generic addresses are the same here.
+void relocate(const Relocation& one, const std::unordered_map<std::string_view, Symbol>& symbols, char* variable) {
+    const auto found = symbols.find(one.symbol);
+    if (found == symbols.end())
+        throw LoadError(one.line, "the initial value names '" + std::string(one.symbol) + "', which is no global or constant variable and no function with a body");
+    uint64_t value = found->second.address + one.addend;
+    if (one.mask) value = (value & one.mask) >> __builtin_ctzll(one.mask);
+    std::memcpy(variable + one.offset, &value, std::min(one.bytes, 8u));
+}
+
+}  // namespace
+
 std::unique_ptr<Module> load_module(std::string text) {
     auto module = std::make_unique<Module>();
     module->text = std::move(text);
@@ -379,10 +423,20 @@ std::unique_ptr<Module> load_module(std::string text) {
         std::copy(variable.initial.begin(), variable.initial.end(), at);
         symbols[variable.name] = {variable.space, reinterpret_cast<uint64_t>(at)};
     }
+    for (const auto& [name, index] : ast.function_index)
+        if (ast.functions[index].has_body) symbols.emplace(name, Symbol{Space::Generic, function_address(index)});
+    for (size_t v = 0; v < ast.variables.size(); ++v)
+        for (const Relocation& one : ast.variables[v].relocations) relocate(one, symbols, module->globals.data() + offsets[v]);
+    size_t budget = kMaxLinked;
     for (const KernelAst& kernel : ast.kernels) {
         for (const auto& other : module->kernels)
             if (other->name == kernel.name) throw LoadError(kernel.line, "kernel '" + other->name + "' is defined twice");
-        module->kernels.push_back(KernelDecoder(ast, kernel, *module, symbols).decode());
+        if (!kernel.has_calls) {
+            module->kernels.push_back(KernelDecoder(ast, kernel, *module, symbols).decode());
+            continue;
+        }
+        const KernelAst linked = link_kernel(ast, kernel, budget);
+        module->kernels.push_back(KernelDecoder(ast, linked, *module, symbols).decode());
     }
     return module;
 }

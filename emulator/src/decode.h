@@ -67,6 +67,10 @@ class KernelDecoder {
     void control(const Parts& parts);
     void barrier(Parts parts);
     void branch(const Statement& statement);
+    void branch_indexed(Parts parts);
+    uint32_t label(std::string_view name, uint32_t scope) const;
+    void call(std::string_view what);
+    void link_returns();
     void move(Parts parts);
     void convert(Parts parts);
     void convert_fp8(Parts parts, std::string_view to, std::string_view from);
@@ -79,6 +83,7 @@ class KernelDecoder {
     void matrix(Parts parts);
     void multiply(Parts parts);
     void arithmetic(Parts parts);
+    void extended(Parts parts, bool reads, bool sets);
     void special(const Operand& to, const Operand& from);
     void form_only(const std::string& name, Fidelity fidelity);
 
@@ -91,6 +96,9 @@ class KernelDecoder {
     void encode_address(const Operand& operand, std::vector<uint32_t>& words);
     uint32_t constant(uint64_t value, bool wide);
     bool value_of(const Operand& operand, bool wide, uint64_t& value) const;
+    const Symbol* find_symbol(std::string_view name, uint32_t scope) const;
+    std::vector<Operand> wide_halves() const;
+    std::string_view param_or_local(std::string_view space) const;
     const Operand& operand(size_t index) const;
     std::vector<Operand> flat() const;
     Width width(const Operand& operand) const { return ast_.registers[operand.reg].width; }
@@ -99,7 +107,8 @@ class KernelDecoder {
     const ModuleAst& module_;
     const KernelAst& ast_;
     Module& into_;
-    std::unordered_map<std::string_view, Symbol> symbols_;
+    const std::unordered_map<std::string_view, Symbol>& symbols_;
+    std::map<std::pair<uint32_t, std::string_view>, Symbol> local_symbols_;  // by scope
     std::unique_ptr<Kernel> kernel_;
     const Statement* statement_ = nullptr;
     Insn insn_;
@@ -112,6 +121,9 @@ class KernelDecoder {
     std::unordered_map<std::string, uint16_t> form_index_;
     std::map<std::pair<uint32_t, std::string_view>, uint32_t> labels_;
     uint32_t sink32_ = 0, sink64_ = 0;
+    std::vector<std::vector<uint32_t>> return_points_;  // by function: the pcs after its calls
+    uint32_t carry_ = 0;                                // the predicate that is the carry flag, 0 where there is none
+    bool is_carry_set_ = false;
 };
 
 }  // namespace kw

@@ -1,6 +1,7 @@
 // The exported functions: those of the CUDA driver API that a launcher needs, and the emulator's own (kw_*).
 // Device addresses are host addresses, launches are synchronous.
 // SPDX-License-Identifier: Apache-2.0
+#include <cstdio>
 #include <cstdlib>
 #include <mutex>
 #include <set>
@@ -168,6 +169,10 @@ int launch(const LaunchConfig* c, void* handle, void** params, void** extra) {
     arguments.dynamic_shared = c->shared_bytes;
     arguments.params = params;
     LaunchResult result = run_launch(*kernel, arguments, config, std::move(declared), poll);
+    if (config.print && !result.printed.empty()) {  // as CUDA does when the host waits
+        std::fwrite(result.printed.data(), 1, result.printed.size(), stdout);
+        std::fflush(stdout);
+    }
     state.message = std::move(result.message);
     state.report = std::move(result.report);
     return result.code;

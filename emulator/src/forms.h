@@ -28,7 +28,7 @@ struct FormTable {
 
 // One compiled variant of the hot code.
 struct Variant {
-    FormTable tables[10];
+    FormTable tables[16];
     size_t num_tables;
 };
 

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "convert_modes.h"
 #include "lanes.h"
 
 namespace kw {
@@ -17,9 +18,9 @@ static inline float half_to_float(uint32_t h) {
     return bits_as<float>(bits_as<uint32_t>(scaled) | sign);
 }
 
-// Rounds a double to a format with `mantissa` stored bits and minimum normal exponent `min_exponent`.
-// `toward_zero` truncates (.rz). Overflow gives infinity, or the largest finite number for .rz.
-static inline uint32_t round_to_small(double x, int mantissa, int min_exponent, uint32_t infinity, bool toward_zero) {
+// Rounds a double to a format with `mantissa` stored bits and minimum normal exponent `min_exponent`, by a rounding of
+// ConvertMode. Overflow gives infinity, or the largest finite number where rounding is toward zero.
+static inline uint32_t round_to_small(double x, int mantissa, int min_exponent, uint32_t infinity, int rounding) {
     const uint64_t u = bits_as<uint64_t>(x);
     const uint32_t sign_bit = 0x8000u;
     const uint32_t sign = (u >> 63) ? sign_bit : 0;
@@ -27,27 +28,29 @@ static inline uint32_t round_to_small(double x, int mantissa, int min_exponent, 
     if (magnitude > 0x7ff0000000000000ull) return 0x7fffu;
     if (magnitude == 0x7ff0000000000000ull) return sign | infinity;
     if (magnitude == 0) return sign;
+    const bool away = rounding == (sign ? kRoundDown : kRoundUp);
+    const bool toward_zero = rounding != kRoundNearest && !away;
     int exponent = static_cast<int>(magnitude >> 52) - 1023;
-    if (exponent == -1023) return sign;  // a subnormal double is far below half of either format's smallest number
+    if (exponent == -1023) return sign | away;  // a subnormal double is far below half of either format's smallest number
     const uint64_t significand = (magnitude & 0xfffffffffffffull) | 0x10000000000000ull;
     int drop = 52 - mantissa;
     int biased = exponent - min_exponent + 1;
     if (biased < 1) {
         drop += 1 - biased;
         biased = 0;
-        if (drop > 60) return sign;
+        if (drop > 60) return sign | away;
     }
     uint64_t kept = significand >> drop;
     const uint64_t rest = significand & ((1ull << drop) - 1), halfway = 1ull << (drop - 1);
-    if (!toward_zero && (rest > halfway || (rest == halfway && (kept & 1)))) ++kept;
+    if (away ? rest != 0 : !toward_zero && (rest > halfway || (rest == halfway && (kept & 1)))) ++kept;
     // The implicit bit of a normal number adds one to the exponent field, so rounding up carries by itself.
     const uint64_t field = biased == 0 ? kept : (static_cast<uint64_t>(biased - 1) << mantissa) + kept;
     if (field >= infinity) return sign | (toward_zero ? infinity - 1 : infinity);
     return sign | static_cast<uint32_t>(field);
 }
 
-static inline uint32_t double_to_half(double x) { return round_to_small(x, 10, -14, 0x7c00u, false); }
-static inline uint32_t double_to_bf16(double x) { return round_to_small(x, 7, -126, 0x7f80u, false); }
+static inline uint32_t double_to_half(double x) { return round_to_small(x, 10, -14, 0x7c00u, kRoundNearest); }
+static inline uint32_t double_to_bf16(double x) { return round_to_small(x, 7, -126, 0x7f80u, kRoundNearest); }
 
 static inline uint32_t float_to_half(float x) {
 #if defined(__F16C__)

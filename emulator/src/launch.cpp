@@ -62,7 +62,7 @@ void start_block(Launch& launch, uint32_t x, uint32_t y, uint32_t z) {
     }
     for (Warp& warp : block.warps) {
         warp.live = warp.start;
-        warp.splits.assign(1, Split{0, warp.start, SplitState::Ready, 0});
+        warp.splits.assign(1, Split{launch.kernel->entry, warp.start, SplitState::Ready, 0});
         warp.copies.clear();
         std::memset(warp.groups_committed, 0, sizeof warp.groups_committed);
         if (launch.kernel->tracking) start_tracking(warp);
@@ -126,7 +126,9 @@ LaunchResult run_launch(const Kernel& kernel, const LaunchArguments& arguments, 
         result.code = kOutOfMemory;
         launch.message = "the emulator ran out of host memory";
     }
+    if (launch.print_is_full) launch.printed += "[what the kernel printed beyond 1 MiB is lost]\n";
     result.message = launch.message;
+    result.printed = launch.printed;
     result.report = report_json(launch);
     return result;
 }

@@ -16,7 +16,7 @@ struct LaunchArguments {
 
 struct LaunchResult {
     int code = 0;  // CUresult
-    std::string message, report;
+    std::string message, report, printed;
 };
 
 // Runs the kernel to its end; the arguments have been validated.

@@ -41,6 +41,7 @@ struct Config {
     bool counters = true;
     bool counters_follow_checks = true;
     bool collect = false;
+    bool print = true;  // what the kernel printed goes to stdout at the end of the launch
     uint64_t seed = 0;
     uint64_t max_instructions = 20'000'000'000ull;
 };
@@ -171,6 +172,8 @@ struct Launch {
     size_t last_range = 0;  // index of the range the last access lay in
     Counters counters;
     std::vector<Finding> findings;
+    std::string printed;         // by vprintf, in the order of execution
+    bool print_is_full = false;  // there was more
     std::vector<uint8_t> executed;  // per instruction: a straight run began here
     std::string message;
     uint64_t rng = 0;

@@ -87,6 +87,30 @@ struct AddBfloat2 {
     }
 };
 
+struct AddHalf { template <class T> static T f(T old, T b, T) { return static_cast<T>(float_to_half(half_to_float(old) + half_to_float(b))); } };
+struct AddBfloat { template <class T> static T f(T old, T b, T) { return static_cast<T>(float_to_bf16(bf16_to_float(old) + bf16_to_float(b))); } };
+
+// The same for 16-bit values, which live in lanes of 32 bits.
+template <class F, bool Returns>
+void atomic16(Warp& w, const Insn& i, Mask m) {
+    const int at = Returns ? 1 : 0;
+    char* p[kLanes];
+    m = resolve(w, i, m, static_cast<Space>(i.mode & ~kNoResult), i.o[at], 2, kRead | kWrite, p);
+    const uint32_t* b = source<uint32_t>(w, i.o[at + 1]);
+    const uint32_t* c = Returns ? source<uint32_t>(w, i.o[3]) : b;
+    if (w.launch->counting) w.launch->counters.atomics += static_cast<uint64_t>(__builtin_popcount(m));
+    alignas(64) uint32_t old[kLanes];
+    for (Mask left = m; left; left &= left - 1) {
+        const int l = __builtin_ctz(left);
+        uint16_t value;
+        std::memcpy(&value, p[l], 2);
+        old[l] = value;
+        value = F::template f<uint16_t>(value, static_cast<uint16_t>(b[l]), static_cast<uint16_t>(c[l]));
+        std::memcpy(p[l], &value, 2);
+    }
+    if (Returns) map_active(destination<uint32_t>(w, i.o[0]), m, [&old](int l) { return old[l]; });
+}
+
 // o: destination (atom only), address, b, [c]; mode = Space. Lanes go one after another, lowest first.
 template <class F, class T, bool Returns>
 void atomic(Warp& w, const Insn& i, Mask m) {
@@ -136,6 +160,9 @@ const Form kForms[] = {
     KW_ATOM("inc", Inc, "u32", uint32_t, "R", "r"), KW_ATOM("dec", Dec, "u32", uint32_t, "R", "r"),
     KW_ATOM("add", Add, "f32", float, "R", "r"), KW_ATOM("add", Add, "f64", double, "L", "l"),
     KW_ATOM("add", AddHalf2, "f16x2", uint32_t, "R", "r"), KW_ATOM("add", AddBfloat2, "bf16x2", uint32_t, "R", "r"),
+    {"atom.add.f16", "Rmr", atomic16<AddHalf, true>}, {"red.add.f16", "mr", atomic16<AddHalf, false>},
+    {"atom.add.bf16", "Rmr", atomic16<AddBfloat, true>}, {"red.add.bf16", "mr", atomic16<AddBfloat, false>},
+    {"atom.cas.b16", "Rmrr", atomic16<Cas, true>},
     {"atom.cas.b32", "Rmrr", atomic<Cas, uint32_t, true>}, {"atom.cas.b64", "Lmll", atomic<Cas, uint64_t, true>},
 };
 

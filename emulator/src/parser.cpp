@@ -18,7 +18,7 @@ std::string quoted(std::string_view text) { return "'" + std::string(text.substr
 
 struct ScopeNames {
     struct Range {
-        uint32_t first, count;
+        uint32_t first, count, step;
     };
     std::unordered_map<std::string_view, uint32_t> single;
     std::unordered_map<std::string_view, Range> ranges;  // %r<100>
@@ -97,11 +97,7 @@ class Parser {
         } else if (word == ".entry") {
             kernel();
         } else if (word == ".func") {
-            while (!token_.is('{') && !token_.is(';')) {
-                if (token_.kind == TokenKind::End) fail("the text ends inside a .func declaration");
-                advance();
-            }
-            if (!accept(';')) skip_braces();
+            function();
         } else if (word == ".global" || word == ".const" || word == ".shared") {
             const Space space = word == ".global" ? Space::Global : word == ".const" ? Space::Const : Space::Shared;
             variables(space, module_.variables);
@@ -160,6 +156,8 @@ class Parser {
     Variable variable(Space space) {
         Variable out;
         out.space = space;
+        out.line = token_.line;
+        if (!open_.empty()) out.scope = open_.back();
         uint32_t element = 0;
         while (token_.kind == TokenKind::Identifier && token_.text[0] == '.') {
             const std::string_view word = token_.text;
@@ -194,7 +192,9 @@ class Parser {
         }
         if (count * element > kMaxVariableBytes) fail("array " + quoted(out.name) + " is too large");
         out.bytes = count * element;
-        if (accept('=')) {
+        if (token_.is('=')) {
+            if (space != Space::Global && space != Space::Const) fail("variable " + quoted(out.name) + " must not have an initial value: only .global and .const ones may");
+            advance();
             initialiser(out, element, 0);
             if (out.dynamic) out.bytes = out.initial.size(), out.dynamic = false;
             if (out.initial.size() > out.bytes) fail("too many values for " + quoted(out.name));
@@ -221,12 +221,45 @@ class Parser {
         }
         const bool negative = accept('-');
         if (token_.kind == TokenKind::End) fail("the text ends inside an initialiser");
-        if (token_.kind != TokenKind::Integer && token_.kind != TokenKind::Float32 && token_.kind != TokenKind::Float64)
-            fail("only plain numbers are supported in an initialiser, found " + quoted(token_.text));
         uint64_t value = token_.value;
+        if (token_.kind == TokenKind::Identifier && !negative) {
+            address_value(out, element, 0);
+            value = 0;
+        } else {
+            const bool is_integer = token_.kind == TokenKind::Integer;
+            if (!is_integer && token_.kind != TokenKind::Float32 && token_.kind != TokenKind::Float64)
+                fail("expected a number or an address in an initialiser, found " + quoted(token_.text));
+            advance();
+            if (is_integer && !negative && accept('(')) {  // 0xFF00(symbol): some of the address's bits
+                if (value == 0) fail("the mask of an address is 0");
+                address_value(out, element, value);
+                expect(')', "an initialiser");
+                value = 0;
+            }
+        }
         if (negative) value = 0 - value;
+        if (out.initial.size() > kMaxVariableBytes) fail("too many values for " + quoted(out.name));
         for (uint32_t i = 0; i < element; ++i) out.initial.push_back(i < 8 ? static_cast<uint8_t>(value >> (8 * i)) : 0);
-        advance();
+    }
+
+    // symbol, symbol+4, generic(symbol), generic(symbol)+4
+    void address_value(Variable& out, uint32_t element, uint64_t mask) {
+        Relocation address;
+        address.offset = out.initial.size();
+        address.bytes = element;
+        address.mask = mask;
+        address.line = token_.line;
+        address.symbol = identifier("an initialiser");
+        address.is_generic = address.symbol == "generic" && token_.is('(');
+        if (address.is_generic) {
+            advance();
+            address.symbol = identifier("an initialiser");
+            if (accept('+')) address.addend = integer("an initialiser");
+            expect(')', "an initialiser");
+        }
+        if (accept('+')) address.addend += integer("an initialiser");
+        if (mask == 0 && element != 8) fail("the address of " + quoted(address.symbol) + " needs an element of 64 bits");
+        out.relocations.push_back(address);
     }
 
     void variables(Space space, std::vector<Variable>& into) {
@@ -239,9 +272,24 @@ class Parser {
         expect(';', "a declaration");
     }
 
+    void start(KernelAst& ast) {
+        ast = KernelAst{};
+        ast.line = token_.line;
+        names_.assign(1, ScopeNames{});
+        ast.scope_parent.assign(1, 0);
+        open_.assign(1, 0);
+        cuda_file_ = cuda_line_ = 0;
+    }
+    void whole_body() {
+        expect('{', "a kernel");
+        while (!token_.is('}') || open_.size() > 1) body();
+        kernel_.end_line = token_.line;
+        advance();
+        open_.clear();
+    }
+
     void kernel() {
-        kernel_ = KernelAst{};
-        kernel_.line = token_.line;
+        start(kernel_);
         kernel_.name = identifier(".entry");
         if (accept('(')) {
             while (!accept(')')) {
@@ -251,14 +299,56 @@ class Parser {
             }
         }
         while (token_.kind == TokenKind::Identifier) entry_directive();
-        names_.assign(1, ScopeNames{});
-        kernel_.scope_parent.assign(1, 0);
-        open_.assign(1, 0);
-        cuda_file_ = cuda_line_ = 0;
-        expect('{', "a kernel");
-        while (!token_.is('}') || open_.size() > 1) body();
-        advance();
+        whole_body();
         module_.kernels.push_back(std::move(kernel_));
+    }
+
+    // .func (results) name (parameters) { ... }, or without a body: a declaration.
+    void function() {
+        start(kernel_);
+        kernel_.is_function = true;
+        if (token_.is('(')) formals(kernel_.results);
+        kernel_.name = identifier(".func");
+        if (token_.is('(')) formals(kernel_.formals);
+        while (token_.kind == TokenKind::Identifier) {
+            if (!token_.is(".noreturn")) entry_directive();
+            else advance();
+        }
+        kernel_.has_body = !token_.is(';');
+        if (kernel_.has_body) whole_body();
+        else advance();
+        open_.clear();
+        const auto known = module_.function_index.emplace(kernel_.name, static_cast<uint32_t>(module_.functions.size()));
+        if (known.second) return module_.functions.push_back(std::move(kernel_));
+        KernelAst& old = module_.functions[known.first->second];
+        if (!kernel_.has_body) return;
+        if (old.has_body) throw LoadError(kernel_.line, "function " + quoted(kernel_.name) + " is defined twice");
+        old = std::move(kernel_);
+    }
+    void formals(std::vector<Formal>& into) {
+        expect('(', "a function's parameters");
+        while (!accept(')')) {
+            Formal formal;
+            const std::string_view space = identifier("a function's parameters");
+            formal.is_register = space == ".reg";
+            if (formal.is_register) {
+                formal.reg = static_cast<uint32_t>(kernel_.registers.size());
+                const Width width = register_width(identifier(".reg"));
+                const std::string_view name = identifier("a function's parameters");
+                names_[0].single[name] = formal.reg;
+                kernel_.register_names.push_back({formal.reg, false, std::string(name)});
+                add_registers(1, width);
+            } else if (space == ".param") {
+                formal.variable = static_cast<uint32_t>(kernel_.variables.size());
+                Variable one = variable(Space::Local);
+                if (one.dynamic) fail("array " + quoted(one.name) + " has no extent");
+                kernel_.variables.push_back(std::move(one));
+            } else {
+                fail("expected .param or .reg in a function's parameters, found " + quoted(space));
+            }
+            into.push_back(formal);
+            if (!token_.is(')')) expect(',', "a function's parameters");
+        }
     }
 
     void entry_directive() {
@@ -314,9 +404,12 @@ class Parser {
         }
         advance();
         if (word == ".reg") {
-            registers();
-        } else if (word == ".shared" || word == ".local" || word == ".const" || word == ".global") {
-            const Space space = word == ".shared" ? Space::Shared : word == ".local" ? Space::Local : word == ".const" ? Space::Const : Space::Global;
+            registers(register_width(identifier(".reg")));
+        } else if (word.substr(0, 5) == ".reg.") {  // written without a blank
+            registers(register_width(word.substr(4)));
+        } else if (word == ".shared" || word == ".local" || word == ".param" || word == ".const" || word == ".global") {
+            // A .param in a body holds an argument or a result of a call: memory of the thread's own.
+            const Space space = word == ".shared" ? Space::Shared : word == ".local" || word == ".param" ? Space::Local : word == ".const" ? Space::Const : Space::Global;
             variables(space, kernel_.variables);
         } else if (word == ".pragma") {
             advance();
@@ -326,18 +419,27 @@ class Parser {
         }
     }
 
-    void registers() {
-        Width width = Width::B32;
-        const std::string_view type = identifier(".reg");
-        if (type == ".pred") width = Width::Pred;
-        else switch (type_bytes(type)) {
-                case 1: width = Width::B8; break;
-                case 2: width = Width::B16; break;
-                case 4: width = Width::B32; break;
-                case 8: width = Width::B64; break;
-                case 16: width = Width::B128; break;
-                default: fail("unknown register type " + quoted(type));
-            }
+    Width register_width(std::string_view type) const {
+        if (type == ".pred") return Width::Pred;
+        switch (type_bytes(type)) {
+            case 1: return Width::B8;
+            case 2: return Width::B16;
+            case 4: return Width::B32;
+            case 8: return Width::B64;
+            case 16: return Width::B128;
+            default: fail("unknown register type " + quoted(type));
+        }
+    }
+    // A .b128 register is two of 64 bits, the lower half first.
+    void add_registers(uint64_t count, Width width) {
+        const bool pair = width == Width::B128;
+        if (kernel_.registers.size() + count * (pair ? 2 : 1) > kMaxRegisters) fail("too many registers");
+        for (uint64_t n = 0; n < count; ++n) {
+            kernel_.registers.push_back({width});
+            if (pair) kernel_.registers.push_back({Width::B64});
+        }
+    }
+    void registers(Width width) {
         ScopeNames& names = names_[open_.back()];
         do {
             const std::string_view name = identifier(".reg");
@@ -348,13 +450,12 @@ class Parser {
                 count = integer("a register range");
                 expect('>', "a register range");
                 if (count > kMaxRegisters) fail("too many registers");
-                names.ranges[name] = {first, static_cast<uint32_t>(count)};
+                names.ranges[name] = {first, static_cast<uint32_t>(count), width == Width::B128 ? 2u : 1u};
             } else {
                 names.single[name] = first;
             }
-            if (first + count > kMaxRegisters) fail("too many registers");
             kernel_.register_names.push_back({first, range, std::string(name)});
-            kernel_.registers.insert(kernel_.registers.end(), count, RegisterDecl{width});
+            add_registers(count, width);
         } while (accept(','));
         expect(';', ".reg");
     }
@@ -370,7 +471,7 @@ class Parser {
             if (single != names.single.end()) return reg = single->second, true;
             if (digits == name.size()) continue;
             const auto range = names.ranges.find(name.substr(0, digits));
-            if (range != names.ranges.end() && index < range->second.count) return reg = range->second.first + static_cast<uint32_t>(index), true;
+            if (range != names.ranges.end() && index < range->second.count) return reg = range->second.first + static_cast<uint32_t>(index) * range->second.step, true;
         }
         return false;
     }
@@ -391,6 +492,7 @@ class Parser {
         }
         out.opcode = identifier("a statement");
         if (out.guard < 0 && accept(':')) {
+            if (token_.is(".branchtargets") || token_.is(".calltargets") || token_.is(".callprototype")) return target_list(out.opcode);
             kernel_.labels.push_back({out.opcode, open_.back(), static_cast<uint32_t>(kernel_.statements.size())});
             return;
         }
@@ -400,7 +502,29 @@ class Parser {
         }
         out.text_end = token_.begin;
         advance();
+        kernel_.has_calls |= out.opcode == "call" || out.opcode == "call.uni";
         kernel_.statements.push_back(std::move(out));
+    }
+
+    void target_list(std::string_view name) {
+        TargetList out;
+        out.name = name;
+        out.scope = open_.back();
+        out.line = token_.line;
+        const std::string_view word = identifier("a list of targets");
+        if (word == ".callprototype") {  // the sizes are those of the functions called
+            out.kind = TargetList::Prototype;
+            while (!token_.is(';')) {
+                if (token_.kind == TokenKind::End) fail("the text ends inside a .callprototype");
+                advance();
+            }
+        } else {
+            out.kind = word == ".branchtargets" ? TargetList::Branches : TargetList::Calls;
+            do out.targets.push_back(identifier("a list of targets"));
+            while (accept(','));
+        }
+        expect(';', "a list of targets");
+        kernel_.target_lists.push_back(std::move(out));
     }
 
     Operand operand(int depth) {
@@ -416,6 +540,14 @@ class Parser {
             return out;
         }
         if (accept('[')) return address(depth);
+        if (accept('(')) {
+            out.kind = OperandKind::List;
+            while (!accept(')')) {
+                out.items.push_back(operand(depth + 1));
+                if (!token_.is(')')) expect(',', "the arguments of a call");
+            }
+            return out;
+        }
         if (accept('!')) {
             out = operand(depth + 1);
             out.negated = !out.negated;
@@ -458,6 +590,7 @@ class Parser {
     Operand address(int depth) {
         Operand out;
         out.kind = OperandKind::Address;
+        out.scope = open_.back();
         if (token_.kind == TokenKind::Integer || token_.is('-')) {
             out.value = static_cast<int64_t>(integer("an address"));
         } else {

@@ -27,6 +27,9 @@ enum class Kind : uint8_t {
     Plain,    // executed by its handler, falls through
     Counted,  // as Plain, but a guarded floating-point instruction: its active lanes are counted one by one
     Branch,   // imm = target
+    Jump,     // o[0] = index into the imm targets at ext in Kernel::targets
+    Call,     // imm = target, o[0] = register that gets the pc to return to
+    Return,   // o[0] = pc, one of the imm targets at ext in Kernel::targets
     Exit,
     BarrierSync,    // o[0] id, o[1] count or kNoOperand, imm = 1 if .aligned
     BarrierArrive,
@@ -101,6 +104,8 @@ struct Kernel {
     std::string name;
     Module* module = nullptr;
     std::vector<Insn> code;  // ends with an Exit that no text belongs to
+    uint32_t entry = 0;      // the pc to start at; functions that are called come before it
+    std::vector<uint32_t> targets;  // of Jump and Return
     std::vector<uint32_t> run;  // run[pc]: Plain instructions from pc on before anything else
     std::vector<uint32_t> fp32_before, mufu_before;  // prefix sums over unguarded instructions
     std::vector<uint32_t> ext;

@@ -8,6 +8,7 @@ namespace kw {
 namespace {
 
 constexpr size_t kMaxFlowWords = size_t{1} << 24;  // 128 MiB in each of the four sets below
+constexpr size_t kMaxEdges = size_t{1} << 22;      // returns times calls, and targets of indexed branches
 
 // Liveness per lane: a lane follows one path through the control-flow graph, and every write is masked by lane, so what
 // holds for a thread holds for a warp whose lanes have gone different ways.
@@ -16,15 +17,22 @@ struct Flow {
     std::vector<std::vector<uint32_t>> next;
 };
 
+bool goes_elsewhere(Kind kind) {
+    return kind == Kind::Branch || kind == Kind::Exit || kind == Kind::Jump || kind == Kind::Call || kind == Kind::Return;
+}
+
 Flow control_flow(const Kernel& kernel) {
     const uint32_t count = static_cast<uint32_t>(kernel.code.size());
     std::vector<uint8_t> leader(count + 1, 0);
     leader[0] = 1;
     for (uint32_t pc = 0; pc < count; ++pc) {
-        const Kind kind = kernel.code[pc].kind;
-        if (kind == Kind::Branch) leader[static_cast<uint32_t>(kernel.code[pc].imm)] = 1;
-        if (kind == Kind::Branch || kind == Kind::Exit) leader[pc + 1] = 1;
+        const Insn& insn = kernel.code[pc];
+        if (insn.kind == Kind::Branch || insn.kind == Kind::Call) leader[static_cast<uint32_t>(insn.imm)] = 1;
+        if (insn.kind == Kind::Jump || insn.kind == Kind::Return)
+            for (int32_t n = 0; n < insn.imm; ++n) leader[kernel.targets[insn.ext + static_cast<uint32_t>(n)]] = 1;
+        if (goes_elsewhere(insn.kind)) leader[pc + 1] = 1;
     }
+    leader[kernel.entry] = 1;
     Flow flow;
     std::vector<uint32_t> block_of(count + 1, 0);
     for (uint32_t pc = 0; pc < count; ++pc) {
@@ -32,16 +40,23 @@ Flow control_flow(const Kernel& kernel) {
         block_of[pc] = static_cast<uint32_t>(flow.starts.size()) - 1;
     }
     flow.next.resize(flow.starts.size());
+    size_t edges = 0;
     for (size_t b = 0; b < flow.starts.size(); ++b) {
         const uint32_t last = (b + 1 < flow.starts.size() ? flow.starts[b + 1] : count) - 1;
         const Insn& insn = kernel.code[last];
         const bool always = insn.guard == kPredicateTrue && insn.guard_flip == 0;
-        if (insn.kind == Kind::Branch) flow.next[b].push_back(block_of[static_cast<uint32_t>(insn.imm)]);
-        const bool falls = !((insn.kind == Kind::Branch || insn.kind == Kind::Exit) && always);
+        if (insn.kind == Kind::Branch || insn.kind == Kind::Call) flow.next[b].push_back(block_of[static_cast<uint32_t>(insn.imm)]);
+        if (insn.kind == Kind::Jump || insn.kind == Kind::Return)
+            for (int32_t n = 0; n < insn.imm; ++n) flow.next[b].push_back(block_of[kernel.targets[insn.ext + static_cast<uint32_t>(n)]]);
+        edges += flow.next[b].size();
+        if (edges > kMaxEdges) throw LoadError(0, "kernel '" + kernel.name + "' has too many calls, returns and branch targets");
+        const bool falls = !(goes_elsewhere(insn.kind) && always);
         if (falls && last + 1 < count) flow.next[b].push_back(block_of[last + 1]);
     }
     return flow;
 }
+
+bool is_wide_register(RegisterDecl reg) { return reg.width == Width::B64 || reg.width == Width::B128; }
 
 struct Interval {
     uint32_t reg;
@@ -133,7 +148,7 @@ std::vector<uint32_t> allocate_registers(Kernel& kernel, const std::vector<Regis
         std::vector<std::pair<uint32_t, uint32_t>> active;  // (end, slot)
         std::vector<uint32_t> free;
         for (const Interval& interval : intervals) {
-            const bool is_wide = interval.reg == sink64 || (interval.reg != sink32 && registers[interval.reg].width == Width::B64);
+            const bool is_wide = interval.reg == sink64 || (interval.reg != sink32 && is_wide_register(registers[interval.reg]));
             if (is_wide != (wide == 1)) continue;
             for (size_t a = 0; a < active.size();) {
                 if (active[a].first < interval.begin) {
@@ -157,7 +172,7 @@ std::vector<uint32_t> allocate_registers(Kernel& kernel, const std::vector<Regis
     }
     const uint32_t wide_base = used[0] * 128;
     for (const RegisterUse& use : uses) {
-        const bool is_wide = use.reg == sink64 || (use.reg != sink32 && registers[use.reg].width == Width::B64);
+        const bool is_wide = use.reg == sink64 || (use.reg != sink32 && is_wide_register(registers[use.reg]));
         const uint32_t word = is_wide ? (wide_base + slot[use.reg] * 256) | kOperandWide : slot[use.reg] * 128;
         (use.in_ext ? kernel.ext[use.word] : kernel.code[use.insn].o[use.word]) = word;
     }

@@ -90,7 +90,7 @@ std::string report_json(const Launch& launch) {
                (fidelity == Fidelity::Exact ? "\"exact\"" : fidelity == Fidelity::Approximate ? "\"approximate\"" : "\"not modelled\"");
         first = false;
     }
-    return out + "}, \"tracks_undefined\": " + (kernel.tracking ? "true}" : "false}");
+    return out + "}, \"tracks_undefined\": " + (kernel.tracking ? "true" : "false") + ", \"printed\": " + quote(launch.printed) + "}";
 }
 
 bool configure(Config& config, const std::string& text, std::string& message) {
@@ -126,6 +126,9 @@ bool configure(Config& config, const std::string& text, std::string& message) {
         } else if (key == "on_finding") {
             if (value != "raise" && value != "collect") return bad("raise or collect");
             next.collect = value == "collect";
+        } else if (key == "print") {
+            if (value != "0" && value != "1") return bad("0 or 1");
+            next.print = value == "1";
         } else if (key == "seed") {
             if (!is_number) return bad("a whole number, 0 for the fixed order");
             next.seed = number;
@@ -134,7 +137,7 @@ bool configure(Config& config, const std::string& text, std::string& message) {
             next.max_instructions = number;
         } else {
             message = "unknown setting '" + key + "'; known are name, sm, sms, smem_optin, smem_per_sm, regs_per_sm, max_threads_per_sm, max_blocks_per_sm, "
-                      "checks, counters, on_finding, seed, max_instructions";
+                      "checks, counters, on_finding, print, seed, max_instructions";
             return false;
         }
     }

@@ -277,6 +277,7 @@ class BlockRunner {
             split->pc = pc + 1;
             return;
         }
+        if (insn.kind == Kind::Jump || insn.kind == Kind::Call || insn.kind == Kind::Return) return jump(warp, index, m);
         if (insn.kind == Kind::Exit) {
             warp.live &= ~m;
             split->mask &= ~m;
@@ -312,6 +313,38 @@ class BlockRunner {
                 return;
             default:
                 arrive(warp, *split);
+        }
+    }
+
+    // Calls, returns and indexed branches: the lanes of m of a split go where each is told to.
+    void jump(Warp& warp, size_t index, Mask m) {
+        const uint32_t pc = warp.splits[index].pc;
+        const Insn& insn = code_[pc];
+        const Mask past = warp.splits[index].mask & ~m;
+        if (past) {
+            warp.splits[index].mask = m;
+            warp.splits.push_back({pc + 1, past, SplitState::Ready, 0});
+        }
+        if (insn.kind == Kind::Call) {
+            uint32_t* back = reinterpret_cast<uint32_t*>(warp.registers + (insn.o[0] & ~kOperandFlags));
+            for (Mask left = m; left; left &= left - 1) back[__builtin_ctz(left)] = pc + 1;
+            warp.splits[index].pc = static_cast<uint32_t>(insn.imm);
+            return;
+        }
+        const uint32_t* value = reinterpret_cast<const uint32_t*>(warp.base[insn.o[0] & kOperandConstant] + (insn.o[0] & ~kOperandFlags));
+        for (bool first = true; m; first = false) {
+            const uint32_t chosen = value[__builtin_ctz(m)];
+            Mask same = 0;
+            for (Mask left = m; left; left &= left - 1) same |= value[__builtin_ctz(left)] == chosen ? left & (0u - left) : 0u;
+            m &= ~same;
+            if (insn.kind == Kind::Jump && chosen >= static_cast<uint32_t>(insn.imm)) {
+                launch_.config.collect = false;  // there is nowhere to go on
+                report_at(warp, pc, __builtin_ctz(same), "branch_index",
+                          "brx.idx with index " + std::to_string(chosen) + " into a list of " + std::to_string(insn.imm) + " targets");
+            }
+            const uint32_t to = insn.kind == Kind::Jump ? kernel_.targets[insn.ext + chosen] : chosen;
+            if (first) warp.splits[index].pc = to, warp.splits[index].mask = same;
+            else warp.splits.push_back({to, same, SplitState::Ready, 0});
         }
     }
 

@@ -16,5 +16,7 @@ FormTable warp_forms();
 FormTable matrix_forms();
 FormTable async_forms();
 FormTable mbarrier_forms();
+FormTable call_forms();
+FormTable directed_forms();
 }  // namespace KW_ISA
 }  // namespace kw

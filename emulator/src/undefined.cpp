@@ -61,6 +61,7 @@ class Step {
         switch (tracked_.rule) {
             case Rule::LoadLocal: return load();
             case Rule::StoreLocal: return store();
+            case Rule::CopyLocal: return copy();
             case Rule::Shuffle: return shuffle();
             case Rule::Defined: doubtful = 0; break;
             default: break;
@@ -405,6 +406,13 @@ class Step {
                 const uint64_t bits = operand ? bits_of(*operand, lowest(left)) : 0;
                 std::memcpy(u_.local.data() + at + size_t{n} * tracked_.bytes, &bits, tracked_.bytes);
             }
+        }
+    }
+
+    void copy() {  // o[2] bytes from o[1] to o[0]
+        for (Mask left = m_; left && !u_.local.empty(); left &= left - 1) {
+            uint8_t* own = u_.local.data() + static_cast<size_t>(lowest(left)) * warp_.launch->kernel->local_bytes;
+            std::memmove(own + insn_.o[0], own + insn_.o[1], insn_.o[2]);
         }
     }
 

@@ -35,6 +35,7 @@ enum class Rule : uint8_t {
     Shuffle,
     LoadLocal,   // or generic
     StoreLocal,  // or generic
+    CopyLocal,   // from one place of local memory to another
 };
 
 // What an operand is to its instruction. All but the first two are uses that matter.

@@ -89,10 +89,10 @@ void classify_shuffle(const Parts& parts, TrackedInsn& out) {
     out.table = has(parts, "up") ? 0 : has(parts, "down") ? 1 : has(parts, "bfly") ? 2 : 3;
 }
 
-void classify_access(const Parts& parts, bool local, TrackedInsn& out) {
+void classify_access(const Parts& parts, bool local, bool in_frame, TrackedInsn& out) {
     static const std::set<std::string_view> kOther = {"global", "shared", "shared::cta", "shared::cluster", "param", "param::entry", "param::func", "const"};
     const bool generic = std::none_of(parts.begin(), parts.end(), [](std::string_view part) { return kOther.count(part) != 0; });
-    out.space = has(parts, "local") ? Space::Local : generic ? Space::Generic : Space::Global;
+    out.space = in_frame ? Space::Local : generic ? Space::Generic : Space::Global;
     out.bits = low_bits(parts.back());
     out.bytes = out.bits == 0xff ? 1 : out.bits == 0xffff ? 2 : out.bits == ~0ull ? 8 : 4;
     out.vector = has(parts, "v2") ? 2 : has(parts, "v4") ? 4 : has(parts, "v8") ? 8 : 1;
@@ -192,7 +192,9 @@ class Tracker {
     TrackedInsn access(size_t pc) const {
         TrackedInsn out;
         const std::string_view base = parts(pc)[0];
-        if (base == "ld" || base == "ldu" || base == "st") classify_access(parts(pc), kernel_.local_bytes != 0, out);
+        const bool in_frame = (kernel_.code[pc].mode & kFrameAccess) != 0;
+        if (base == "ld" || base == "ldu" || base == "st") classify_access(parts(pc), kernel_.local_bytes != 0, in_frame, out);
+        if (base == "call copy") out.rule = Rule::CopyLocal;
         return out;
     }
     Role role(const Use& use) const {

@@ -88,6 +88,17 @@ void match_any(Warp& w, const Insn& i, Mask m) {  // R, a, membermask
     map(destination<uint32_t>(w, i.o[0]), m, [&out](int l) { return out[l]; });
 }
 
+template <class T>
+void match_all(Warp& w, const Insn& i, Mask m) {  // R, P, a, membermask
+    members(w, i, m, i.o[3], "match.sync");
+    const T* a = source<T>(w, i.o[2]);
+    const T first = a[__builtin_ctz(m)];
+    bool same = true;
+    for (Mask left = m; left; left &= left - 1) same &= a[__builtin_ctz(left)] == first;
+    map(destination<uint32_t>(w, i.o[0]), m, [=](int) { return same ? m : 0u; });
+    write_predicate(w, i.o[1], m, same ? kFullMask : 0);
+}
+
 struct Add { template <class T> static T f(T a, T b) { return static_cast<T>(a + b); } };
 struct Min { template <class T> static T f(T a, T b) { return a < b ? a : b; } };
 struct Max { template <class T> static T f(T a, T b) { return a > b ? a : b; } };
@@ -110,6 +121,7 @@ const Form kForms[] = {
     {"vote.all.pred", "Ppr", vote<kAll>}, {"vote.any.pred", "Ppr", vote<kAny>}, {"vote.uni.pred", "Ppr", vote<kUniform>}, {"vote.ballot.b32", "Rpr", ballot},
     {"activemask.b32", "R", activemask}, {"elect", "RPr", elect},
     {"match.any.b32", "Rrr", match_any<uint32_t>}, {"match.any.b64", "Rlr", match_any<uint64_t>},
+    {"match.all.b32", "RPrr", match_all<uint32_t>}, {"match.all.b64", "RPlr", match_all<uint64_t>},
     {"redux.add.u32", "Rrr", redux<Add, uint32_t>}, {"redux.add.s32", "Rrr", redux<Add, int32_t>},
     {"redux.min.u32", "Rrr", redux<Min, uint32_t>}, {"redux.min.s32", "Rrr", redux<Min, int32_t>},
     {"redux.max.u32", "Rrr", redux<Max, uint32_t>}, {"redux.max.s32", "Rrr", redux<Max, int32_t>},

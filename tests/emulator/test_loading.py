@@ -11,7 +11,7 @@ from kernelwright import emulator as emu
 
 @pytest.mark.parametrize(
     "line",
-    ["frobnicate.b32 %r1, %r2;", "add.s33 %r1, %r2, %r3;", "add.rz.f32 %f1, %f2, %f3;", "cvt.rm.f16.f32 %rs1, %f2;",
+    ["frobnicate.b32 %r1, %r2;", "add.s33 %r1, %r2, %r3;", "add.rna.f32 %f1, %f2, %f3;", "cvt.rm.f32.f16 %f1, %rs2;",
      "ld.global.v3.u32 {%r1, %r2, %r3}, [%rd1];", "wgmma.fence.sync.aligned;", "call foo;",
      "cp.async.bulk.commit_group;", "mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%rd1}, {%rd2}, {%rd3}, {%rd4};"],
 )  # fmt: skip
