@@ -30,7 +30,7 @@ _HOSTILE_WORDS = """
 0f7FC00000 0f00000000 0d7FF0000000000000 0f 0x _ { } [ ] ( ) , ; : @ ! | + - < > * %p1 %p0 !%p1 %r1 %rd1 %f1
 %rs1 %tid.x %clock64 %laneid {%r1,%r2} {%r1} {} [%rd1] [%rd1+4294967295] [%r1-1] [0] [-16] out k array .u8
 .b128 .pred .v2 .v4 .shared .local .global .param .const .reg .align .f32 .s64 .noftz .L1::x bra ret exit trap
-bar.sync
+bar.sync call brx.idx .func both plus table format vprintf (param0) .b64 .callprototype .branchtargets
 """
 # What the flash kernels do not hold: atomics, votes, reductions, local memory, the generic window, moves of all kinds.
 _BODY = """
@@ -91,13 +91,131 @@ ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r23}, [%r12];
 movmatrix.sync.aligned.m8n8.trans.b16 %r24, %r23;
 st.global.v2.u32 [%rd2], {%r1, %r2};
 """
+# Functions of all kinds, calls, an indexed branch, printf, a carry, and addresses in initial values.
+_FUNCTIONS = """
+.extern .func (.param .b32 func_retval0) vprintf(.param .b64 a, .param .b64 b);
+.extern .func __assertfail(.param .b64 a, .param .b64 b, .param .b32 c, .param .b64 d, .param .b64 e);
+.global .align 1 .b8 format[24] = {37, 100, 32, 37, 53, 46, 49, 102, 32, 37, 115, 32, 37, 42, 108, 108, 120, 10, 0};
+.global .align 8 .u64 table[3] = {plus, times, generic(format)};
+.func (.param .b32 r) plus(.param .b32 x);
+.func (.param .align 8 .b8 r[16]) both(.param .align 8 .b8 s[16], .reg .b32 more)
+{
+.local .align 16 .b8 depot[32];
+.reg .b32 %r<9>;
+.reg .b64 %rd<9>;
+.reg .pred %p<3>;
+ld.param.v2.b32 {%r1, %r2}, [s+8];
+setp.lt.s32 %p1, %r1, more;
+st.local.v2.u32 [depot+8], {%r1, %r2};
+@%p1 ret;
+{
+.param .b32 a;
+.param .b32 b;
+st.param.b32 [a], %r2;
+call.uni (b), plus, (a);
+ld.param.b32 %r3, [b];
+}
+st.param.v2.b32 [r+8], {%r3, %r1};
+ret;
+}
+.func (.param .b32 r) plus(.param .b32 x)
+{
+.reg .b32 %r<3>;
+ld.param.b32 %r1, [x];
+add.u32 %r1, %r1, 5;
+st.param.b32 [r], %r1;
+ret;
+}
+.func (.param .b32 r) times(.param .b32 x)
+{
+.reg .b32 %r<3>;
+ld.param.b32 %r1, [x];
+mul.lo.u32 %r1, %r1, 5;
+st.param.b32 [r], %r1;
+ret;
+}
+"""
+_CALLS = """
+.local .align 16 .b8 array[64];
+ld.param.u64 %rd1, [out];
+mov.u32 %r1, %tid.x;
+{
+.param .align 8 .b8 param0[16];
+st.param.v2.b32 [param0+8], {%r1, 7};
+st.param.b64 [param0], 3;
+.param .align 8 .b8 retval0[16];
+call.uni (retval0), both, (param0, %r1);
+ld.param.v2.b32 {%r2, %r3}, [retval0+8];
+}
+and.b32 %r4, %r1, 1;
+mul.wide.u32 %rd3, %r4, 8;
+mov.u64 %rd4, table;
+add.s64 %rd4, %rd4, %rd3;
+ld.global.u64 %rd5, [%rd4];
+setp.lt.u32 %p1, %r1, 20;
+{
+.param .b32 param0;
+.param .b32 retval0;
+st.param.b32 [param0], %r1;
+prototype: .callprototype (.param .b32 _) _ (.param .b32 _);
+@%p1 call (retval0), %rd5, (param0), prototype;
+ld.param.b32 %r5, [retval0];
+}
+rem.u32 %r6, %r1, 3;
+list: .branchtargets $one, $two, $three;
+brx.idx %r6, list;
+$one:
+add.cc.u32 %r7, %r1, -1;
+addc.cc.u32 %r8, %r1, 0;
+madc.hi.u32 %r9, %r1, %r5, %r8;
+bra $end;
+$two:
+add.rz.ftz.f32 %f1, 0f3F800001, 0f33800000;
+div.rp.f64 %rd8, %rd3, %rd5;
+$three:
+lop3.or.b32 %r7|%p2, %r1, %r2, %r3, 0x1B, %p1;
+setp.gt.and.f16x2 %p3|%p4, %r1, %r2, %p2;
+cvt.rna.tf32.f32 %r9, %f1;
+$end:
+bar.warp.sync -1;
+mov.u64 %rd6, array;
+cvta.local.u64 %rd7, %rd6;
+st.local.v4.u32 [%rd6], {%r1, %r2, 0, 1073741824};
+mov.u64 %rd8, format;
+st.local.u64 [%rd6+16], %rd8;
+st.local.u32 [%rd6+24], 9;
+st.local.u64 [%rd6+32], %rd1;
+{
+.param .b64 param0;
+st.param.b64 [param0], %rd8;
+.param .b64 param1;
+st.param.b64 [param1], %rd7;
+.param .b32 retval0;
+call.uni (retval0), vprintf, (param0, param1);
+ld.param.b32 %r10, [retval0];
+}
+setp.eq.u32 %p5, %r10, 5;
+@%p5 bra $fine;
+call __assertfail, (%rd8, %rd8, 17, %rd8, 1);
+$fine:
+.reg .b128 %q<3>;
+ld.global.b128 %q1, [%rd1];
+mov.b128 {%rd2, %rd3}, %q1;
+setp.eq.u32 %p7, %r1, 0;
+@%p7 cp.async.cg.shared.global [cell], [%rd1], 16, %p5;
+cp.async.wait_all;
+isspacep.local %p6, %rd7;
+fns.b32 %r11, %r1, 3, %r2;
+st.global.v2.b64 [%rd1+16], {%rd3, %rd2};
+"""
 
 
 @cache
 def seeds() -> tuple[tuple[str, str], ...]:
     """Return (kernel name, PTX text) of what is broken."""
     flash = [("flash_fwd", (PTX / f"{name}.ptx").read_text()) for name in ("flash_fwd", "flash_fwd_no_swizzle")]
-    return ("k", kernel(_BODY)), *flash
+    calls = kernel(_CALLS, before=_FUNCTIONS + ".shared .align 16 .b8 cell[16];")
+    return ("k", kernel(_BODY)), ("k", calls), *flash
 
 
 def mutated(number: int) -> tuple[str, str]:
