@@ -196,9 +196,14 @@ void KernelDecoder::special(const Operand& to, const Operand& from) {
         {"%laneid", kLaneId}, {"%warpid", kWarpId}, {"%nwarpid", kNwarpId}, {"%smid", kSmId}, {"%nsmid", kNsmId},
         {"%lanemask_eq", kLaneMaskEq}, {"%lanemask_lt", kLaneMaskLt}, {"%lanemask_le", kLaneMaskLe}, {"%lanemask_ge", kLaneMaskGe},
         {"%lanemask_gt", kLaneMaskGt}, {"%dynamic_smem_size", kDynamicSmem}, {"%total_smem_size", kTotalSmem}, {"%clock", kClock},
-        {"%clock_hi", kClockHi}, {"%cluster_ctarank", kZero}, {"%cluster_ctaid.x", kZero}, {"%cluster_ctaid.y", kZero}, {"%cluster_ctaid.z", kZero},
+        {"%clock_hi", kClockHi}, {"%globaltimer_lo", kClock}, {"%globaltimer_hi", kClockHi}, {"%cluster_ctarank", kZero}, {"%cluster_ctaid.x", kZero}, {"%cluster_ctaid.y", kZero}, {"%cluster_ctaid.z", kZero},
         {"%cluster_nctaid.x", kClusterOne}, {"%cluster_nctaid.y", kClusterOne}, {"%cluster_nctaid.z", kClusterOne}, {"%cluster_nctarank", kClusterOne}};
     if (from.name == "%clock64" || from.name == "%globaltimer") return emit("mov.special64", {to});
+    if (from.name == "%gridid" && type_bits(statement_->opcode.substr(statement_->opcode.rfind('.') + 1)) == 64) {  // one grid at a time
+        Operand zero;
+        zero.kind = OperandKind::Integer;
+        return emit("mov.b64", {to, zero});
+    }
     const auto found = kRegisters.find(from.name);
     if (found == kRegisters.end()) fail("special register '" + std::string(from.name) + "' is not one the emulator knows, or a register is undeclared");
     emit("mov.special", {to});

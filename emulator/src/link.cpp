@@ -154,8 +154,12 @@ class Linker {
         if (list->kind == TargetList::Calls) {
             for (const std::string_view name : list->targets) out.push_back(find(name, list->line, false));
         } else {
-            for (const uint32_t number : with_address(statement.line))
-                if (fits(ast, call, module_.functions[number])) out.push_back(number);
+            const std::vector<uint64_t> results = sizes(ast, call.results), arguments = sizes(ast, call.arguments);
+            spend(with_address(statement.line).size(), statement.line);
+            for (const uint32_t number : with_address_) {
+                const KernelAst& function = module_.functions[number];
+                if (fits(results, function, function.results) && fits(arguments, function, function.formals)) out.push_back(number);
+            }
         }
         std::sort(out.begin(), out.end());
         out.erase(std::unique(out.begin(), out.end()), out.end());
@@ -193,25 +197,28 @@ class Linker {
         with_address_.erase(std::unique(with_address_.begin(), with_address_.end()), with_address_.end());
         return with_address_;
     }
-    bool fits(const KernelAst& caller, const Call& call, const KernelAst& function) const {
-        const auto same = [&](const std::vector<Operand>& given, const std::vector<Formal>& formals) {
-            if (given.size() != formals.size()) return false;
-            for (size_t n = 0; n < given.size(); ++n) {
-                const uint64_t want = formals[n].is_register ? register_bytes(function.registers[formals[n].reg].width) : function.variables[formals[n].variable].bytes;
-                uint64_t have = 0;
-                if (given[n].kind == OperandKind::Register) have = register_bytes(caller.registers[given[n].reg].width);
-                else if (given[n].kind == OperandKind::Symbol) {
-                    for (uint32_t scope = given[n].scope;; scope = caller.scope_parent[scope]) {
-                        for (const Variable& v : caller.variables)
-                            if (v.scope == scope && v.name == given[n].name) have = v.bytes;
-                        if (have || caller.scope_parent[scope] == scope) break;
-                    }
-                }
-                if (have && have != want) return false;
+    // Bytes of each value a call hands over or gets back; 0 where any size will do.
+    static std::vector<uint64_t> sizes(const KernelAst& caller, const std::vector<Operand>& given) {
+        std::vector<uint64_t> out;
+        for (const Operand& one : given) {
+            uint64_t bytes = 0;
+            if (one.kind == OperandKind::Register) bytes = register_bytes(caller.registers[one.reg].width);
+            for (uint32_t scope = one.scope; one.kind == OperandKind::Symbol && !bytes; scope = caller.scope_parent[scope]) {
+                for (const Variable& v : caller.variables)
+                    if (v.scope == scope && v.name == one.name) bytes = v.bytes;
+                if (caller.scope_parent[scope] == scope) break;
             }
-            return true;
-        };
-        return same(call.results, function.results) && same(call.arguments, function.formals);
+            out.push_back(bytes);
+        }
+        return out;
+    }
+    static bool fits(const std::vector<uint64_t>& given, const KernelAst& function, const std::vector<Formal>& formals) {
+        if (given.size() != formals.size()) return false;
+        for (size_t n = 0; n < given.size(); ++n) {
+            const uint64_t want = formals[n].is_register ? register_bytes(function.registers[formals[n].reg].width) : function.variables[formals[n].variable].bytes;
+            if (given[n] && given[n] != want) return false;
+        }
+        return true;
     }
 
     void declare(Part& part) {

@@ -566,3 +566,15 @@ def test_approximations_in_double_precision():
     ):
         got = elementwise(f"{op}.f64 {{d}}, {{a}};", [x], np.float64)
         assert np.max(np.abs(got / f(x) - 1)) < error
+
+
+def test_timers_and_the_number_of_the_grid_can_be_read():
+    body = (
+        "ld.param.u64 %rd1, [out]; mov.u32 %r1, %globaltimer_lo; mov.u32 %r2, %globaltimer_hi; mov.u64 %rd2, %gridid;"
+        "mov.u64 %rd3, %globaltimer; st.global.v2.u32 [%rd1], {%r1, %r2}; st.global.v2.u64 [%rd1+16], {%rd2, %rd3};"
+    )
+    out = np.full(8, 77, np.uint32)
+    run(kernel(body), [out], block=1)
+    assert out[1] == 0
+    assert out[4:6].tolist() == [0, 0]
+    assert out[6] >= out[0]
