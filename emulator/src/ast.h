@@ -50,7 +50,7 @@ struct Statement {
 enum class Space : uint8_t { Global, Shared, Local, Param, Const, Generic };
 // Bits of Insn::mode beside the Space.
 constexpr uint8_t kStrongAccess = 0x80;  // a load or store that is volatile, relaxed, acquire or release
-constexpr uint8_t kFrameAccess = 0x20;  // ld.param or st.param of a call, which lie in the thread's local memory
+constexpr uint8_t kFrameAccess = 0x20;  // an access to, or a copy between, what lies in the thread's local memory
 constexpr uint8_t kNoResult = 0x40;      // red: an atomic that loads nothing
 
 // An address in an initialiser, known once everything is placed.

@@ -115,6 +115,7 @@ void KernelDecoder::call(std::string_view what) {
         insn_.o[0] = static_cast<uint32_t>(to);
         insn_.o[1] = static_cast<uint32_t>(from);
         insn_.o[2] = number(2);
+        insn_.mode = kFrameAccess;
     } else {
         emit("call " + std::string(what), statement_->operands);
     }

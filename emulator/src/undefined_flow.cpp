@@ -194,7 +194,7 @@ class Tracker {
         const std::string_view base = parts(pc)[0];
         const bool in_frame = (kernel_.code[pc].mode & kFrameAccess) != 0;
         if (base == "ld" || base == "ldu" || base == "st") classify_access(parts(pc), kernel_.local_bytes != 0, in_frame, out);
-        if (base == "call copy") out.rule = Rule::CopyLocal;
+        if (base == "call" && in_frame) out.rule = Rule::CopyLocal;
         return out;
     }
     Role role(const Use& use) const {
