@@ -204,6 +204,7 @@ class Module:
         on_finding: Literal["raise", "collect"] = "raise",
         counters: bool | None = None,
         max_instructions: int | None = None,
+        resident_blocks: int | None = None,
     ) -> Report:
         """Run a kernel to its end.
 
@@ -221,6 +222,7 @@ class Module:
             on_finding: whether the first finding raises, or all are collected in the report.
             counters: whether traffic and operations are counted; by default when any check is on.
             max_instructions: warp instructions after which the launch is given up; 0 for no limit.
+            resident_blocks: thread blocks that may wait on one another; by default as many as the device would hold.
 
         Returns:
             The report, also when findings were collected.
@@ -230,34 +232,14 @@ class Module:
             KeyboardInterrupt: on Ctrl-C, within about 20 ms.
         """
         handle = self._kernel(kernel)
-        sizes = self.parameter_sizes(kernel)
-        if len(args) != len(sizes):
-            raise EmulatorError(f"kernel {kernel} takes {len(sizes)} arguments, got {len(args)}")
         declared: list[Memory] = [one if isinstance(one, Memory) else Memory(array=one) for one in memory]
-        buffers = []
-        for index, (arg, size) in enumerate(zip(args, sizes, strict=True)):
-            raw = _argument(arg, declared)
-            if len(raw) != size:
-                raise EmulatorError(f"kernel {kernel}: argument {index} has {len(raw)} bytes, the parameter {size}")
-            buffers.append(ctypes.create_string_buffer(raw, max(size, 1)))
+        buffers = self._parameters(kernel, args, declared)
         params = (ctypes.c_void_p * max(len(buffers), 1))(*[ctypes.addressof(b) for b in buffers])
-        config = _LaunchConfig(grid=_three(grid), block=_three(block), shared_bytes=shared_bytes)
-        if tuple(_three(cluster)) != (1, 1, 1):
-            attribute = _LaunchAttribute(id=_ATTRIBUTE_CLUSTER_DIMENSION)
-            attribute.value[:3] = list(_three(cluster))
-            config.attributes = ctypes.pointer(attribute)
-            config.num_attributes = 1
-        options = f"checks={_checks(checks)},seed={seed},on_finding={on_finding},print=0"
-        if counters is not None:
-            options += f",counters={int(counters)}"
-        if max_instructions is not None:
-            options += f",max_instructions={max_instructions}"
-        if self._lib.kw_launch_options(options.encode()):
-            raise EmulatorError(_message(self._lib))
-        for one in declared:
-            address, extent = _extent(one.array)
-            if self._lib.kw_declare(address, extent, _ACCESS[one.access], int(one.initialised)):
-                raise EmulatorError(_message(self._lib))
+        settings = {"checks": _checks(checks), "seed": seed, "on_finding": on_finding, "print": 0}
+        settings["counters"] = None if counters is None else int(counters)
+        settings |= {"max_instructions": max_instructions, "resident_blocks": resident_blocks}
+        self._prepare(settings, declared)
+        config = _configuration(grid, block, shared_bytes, cluster)
         with _interruptible():
             code = self._lib.cuLaunchKernelEx(ctypes.byref(config), handle, params, None)
             text: bytes = self._lib.kw_report()
@@ -266,6 +248,43 @@ class Module:
         if code and not (on_finding == "collect" and report.findings):
             raise EmulatorError(message, report if report.findings else None)
         return report
+
+    def _parameters(
+        self, kernel: str, args: Sequence[Any], declared: list[Memory]
+    ) -> list[ctypes.Array[ctypes.c_char]]:
+        """Return the bytes of each parameter; arrays are added to `declared`."""
+        sizes = self.parameter_sizes(kernel)
+        if len(args) != len(sizes):
+            raise EmulatorError(f"kernel {kernel} takes {len(sizes)} arguments, got {len(args)}")
+        buffers = []
+        for index, (arg, size) in enumerate(zip(args, sizes, strict=True)):
+            raw = _argument(arg, declared)
+            if len(raw) != size:
+                raise EmulatorError(f"kernel {kernel}: argument {index} has {len(raw)} bytes, the parameter {size}")
+            buffers.append(ctypes.create_string_buffer(raw, max(size, 1)))
+        return buffers
+
+    def _prepare(self, settings: dict[str, object], declared: Iterable[Memory]) -> None:
+        """Tell the library this thread's next launch: its settings, where they are not None, and its memory."""
+        options = ",".join(f"{key}={value}" for key, value in settings.items() if value is not None)
+        if self._lib.kw_launch_options(options.encode()):
+            raise EmulatorError(_message(self._lib))
+        for one in declared:
+            address, extent = _extent(one.array)
+            if self._lib.kw_declare(address, extent, _ACCESS[one.access], int(one.initialised)):
+                raise EmulatorError(_message(self._lib))
+
+
+def _configuration(
+    grid: Sequence[int], block: Sequence[int], shared_bytes: int, cluster: Sequence[int]
+) -> _LaunchConfig:
+    config = _LaunchConfig(grid=_three(grid), block=_three(block), shared_bytes=shared_bytes)
+    if tuple(_three(cluster)) != (1, 1, 1):
+        attribute = _LaunchAttribute(id=_ATTRIBUTE_CLUSTER_DIMENSION)
+        attribute.value[:3] = list(_three(cluster))
+        config.attributes = ctypes.pointer(attribute)
+        config.num_attributes = 1
+    return config
 
 
 @contextmanager

@@ -146,13 +146,13 @@ static inline bool loads(const Insn& i, int access) { return (access & kRead) !=
 static inline void order_reads(Warp& w, const Insn& i, Mask m, const uint32_t* offset, uint32_t bytes) {
     for (Mask left = m; left; left &= left - 1) {
         const uint32_t l = static_cast<uint32_t>(__builtin_ctz(left));
-        w.launch->races.read(w, i, l, offset[l], bytes);
+        w.block->races.read(w, i, l, offset[l], bytes);
     }
 }
 static inline void order_writes(Warp& w, const Insn& i, Mask m, const uint32_t* offset, uint32_t bytes) {
     for (Mask left = m; left; left &= left - 1) {
         const uint32_t l = static_cast<uint32_t>(__builtin_ctz(left));
-        w.launch->races.write(w, i, l, offset[l], bytes);
+        w.block->races.write(w, i, l, offset[l], bytes);
     }
 }
 static inline void shared_writes(Warp& w, const Insn& i, Mask m, const uint32_t* offset, uint32_t bytes) {
@@ -223,6 +223,7 @@ static inline void order_global(Warp& w, const Insn& i, Mask m, const uint64_t* 
         const int l = __builtin_ctz(left);
         if (races.concerns(address[l], address[l] + bytes)) races.access(w, i, l, address[l], bytes, loads(i, access), (access & kWrite) != 0, is_strong(i, access));
     }
+    if (is_strong(i, access) && (access & kWrite)) races.strong_stored(w);
 }
 
 // Fills p[l] for the lanes that may go on and returns them.
@@ -238,7 +239,7 @@ static Mask resolve(Warp& w, const Insn& i, Mask m, Space space, uint32_t operan
         }
         if (launch.checks.race) {
             const bool reads = loads(i, access), writes = (access & kWrite) != 0;
-            if (is_strong(i, access)) launch.races.strong(w, m, offset, reads, writes);
+            if (is_strong(i, access)) w.block->races.strong(w, m, offset, reads, writes);
             else if (reads) order_reads(w, i, m, offset, bytes);
             else order_writes(w, i, m, offset, bytes);
         }

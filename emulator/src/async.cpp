@@ -69,6 +69,7 @@ void cp_async(Warp& w, const Insn& i, Mask m) {
     if (launch.checks.race && launch.global_races.is_active()) order_global(w, i, whole | part, source_address, Bytes, kRead);
     char* shared = w.block->shared;
     if (!launch.checks.async) {
+        launch.changed = true;
         for (Mask left = m; left; left &= left - 1) {
             const int l = __builtin_ctz(left);
             land(shared + copy.dst[l], reinterpret_cast<const char*>(source_address[l]), Bytes, copy.src_bytes[l]);
@@ -76,7 +77,7 @@ void cp_async(Warp& w, const Insn& i, Mask m) {
                 check_shared_write(w, i, l, copy.dst[l], Bytes);
                 std::memset(w.block->shadow + copy.dst[l], kWritten, Bytes);
             }
-            if (launch.checks.race) launch.races.write(w, i, static_cast<uint32_t>(l), copy.dst[l], Bytes);
+            if (launch.checks.race) w.block->races.write(w, i, static_cast<uint32_t>(l), copy.dst[l], Bytes);
         }
         return;
     }
@@ -85,7 +86,7 @@ void cp_async(Warp& w, const Insn& i, Mask m) {
         uint8_t* shadow = w.block->shadow + copy.dst[l];
         if (__builtin_expect(any_in_use(shadow, Bytes), 0)) check_shared_write(w, i, l, copy.dst[l], Bytes);
         std::memset(shadow, kInFlight, Bytes);
-        if (launch.checks.race) launch.races.issue_copy(w, i, static_cast<uint32_t>(l), copy.dst[l], Bytes);
+        if (launch.checks.race) w.block->races.issue_copy(w, i, static_cast<uint32_t>(l), copy.dst[l], Bytes);
     }
     copy.bytes = Bytes;
     copy.serial = w.copies_issued++;
@@ -117,12 +118,13 @@ static void land_groups(Warp& w, Mask m, uint32_t keep, bool all) {
             const int l = __builtin_ctz(left);
             land(block.shared + copy.dst[l], reinterpret_cast<const char*>(copy.src[l]), copy.bytes, copy.src_bytes[l]);
             std::memset(block.shadow + copy.dst[l], kWritten, copy.bytes);
-            if (w.launch->checks.race) w.last_landing[l] = w.launch->races.land_copy(w, copy.pc, static_cast<uint32_t>(l), copy.dst[l], copy.bytes);
+            if (w.launch->checks.race) w.last_landing[l] = block.races.land_copy(w, copy.pc, static_cast<uint32_t>(l), copy.dst[l], copy.bytes);
         }
         copy.lanes &= ~now;
         some_done |= copy.lanes == 0;
     }
     if (!some_done) return;
+    w.launch->changed = true;
     size_t kept = 0;
     for (size_t n = 0; n < w.copies.size(); ++n) {
         if (!w.copies[n].lanes) continue;

@@ -392,6 +392,7 @@ void KernelDecoder::load_store(Parts parts) {
     emit(std::string(load ? "ld." : "st.") + space + vector + (is_signed ? ".s" : ".u") + std::to_string(bits), operands);
     if (strong) insn_.mode = kStrongAccess;
     if (space == "local") insn_.mode |= kFrameAccess;
+    if (strong && (space == "global" || space == "generic")) kernel_->may_wait = true;
 }
 
 void KernelDecoder::atomic(Parts parts) {
@@ -415,6 +416,7 @@ void KernelDecoder::atomic(Parts parts) {
     }
     insn_.mode = static_cast<uint8_t>(space == "global" ? Space::Global : space == "shared" ? Space::Shared : Space::Generic);
     if (parts[0] == "red") insn_.mode |= kNoResult;
+    if (space != "shared") kernel_->may_wait = true;
 }
 
 void KernelDecoder::copy_async(Parts parts) {

@@ -1,4 +1,4 @@
-// The state of one launch: configuration, counters, findings, thread block, warps.
+// The state of one launch: configuration, counters, findings, thread blocks, warps.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -44,6 +44,7 @@ struct Config {
     bool print = true;  // what the kernel printed goes to stdout at the end of the launch
     uint64_t seed = 0;
     uint64_t max_instructions = 20'000'000'000ull;
+    uint64_t resident_blocks = 0;  // that may wait on one another; 0: what the device holds
 };
 
 #define KW_COUNTERS(X)                                                                                              \
@@ -126,12 +127,16 @@ struct Warp {
     // Polls of mbarriers that failed since the state of any last changed.
     Mask yielding = 0;  // lanes that let the others of the warp go first
     Mask polling = 0, stuck = 0;
-    uint32_t polls = 0;
-    uint64_t polls_at_change = 0, stuck_at_change = 0;
-    uint32_t poll_pc[kLanes], poll_offset[kLanes];
+    uint32_t failed_polls = 0;
+    uint64_t failed_at_change = 0, stuck_at_change = 0;
+    uint32_t failed_pc[kLanes], failed_offset[kLanes];
     uint32_t tid[3][kLanes];
     std::vector<char> local;
     std::shared_ptr<UndefinedState> undefined;  // null: nothing is tracked
+    uint64_t polls = 0;          // as Launch::polls, since the watch began
+    uint32_t polls_in_turn = 0;
+    uint32_t poll_pc = 0;        // of the last
+    uint64_t met_release = 0;    // version of the last that GlobalRaceDetector let the warp meet
 };
 
 struct BarrierState {
@@ -144,6 +149,7 @@ struct BarrierState {
     std::vector<Mask> arrived_lanes;  // per warp
 };
 
+// A thread block that has started and not ended. Its address is its identity: where its state lies does not follow from its id.
 struct Block {
     uint32_t id[3] = {0, 0, 0};
     char* shared = nullptr;
@@ -152,7 +158,20 @@ struct Block {
     BarrierState barriers[16];
     Mbarriers mbarriers;
     std::vector<Warp> warps;
+    RaceDetector races;
+    uint32_t number = 0;  // in the grid, x fastest
+    size_t next_warp = 0;  // whose turn it is
+    uint64_t splits_seen = 0;
+    uint64_t rng = 0;
+    Bytes shared_storage, shadow_storage, register_storage;
+    std::vector<Mask> predicate_storage;
 };
+
+// xorshift64*
+inline uint32_t next_random(uint64_t& state) {
+    state ^= state >> 12, state ^= state << 25, state ^= state >> 27;
+    return static_cast<uint32_t>((state * 0x2545f4914f6cdd1dull) >> 32);
+}
 
 enum ShadowState : uint8_t { kUnwritten = 0, kWritten = 1, kInFlight = 2, kMbarrier = 3 };
 
@@ -163,7 +182,6 @@ struct Launch {
     bool counting = false;
     bool shadowed = false;  // shared memory has shadow bytes
     bool yields = false;    // the warp that runs waits for others: its turn is over
-    RaceDetector races;
     GlobalRaceDetector global_races;
     uint32_t grid[3], block_dim[3];
     uint32_t threads = 0, dynamic_shared = 0;
@@ -176,17 +194,25 @@ struct Launch {
     bool print_is_full = false;  // there was more
     std::vector<uint8_t> executed;  // per instruction: a straight run began here
     std::string message;
-    uint64_t rng = 0;
+    uint64_t rng = 0;       // of the order of blocks
+    uint64_t turn_end = 0;  // of the running warp, in warp instructions
+    uint64_t next_look = 0;  // at the budget and the clock
+    // Polls are strong loads, and atomics that change nothing: what a thread does that waits for another. While the launch
+    // is watched, `changed` notes that some memory got other contents.
+    uint64_t polls = 0;
+    bool watched = false, changed = false;
     int (*poll)() = nullptr;
     std::chrono::steady_clock::time_point last_poll;
-    Block block;
-    Bytes shared_storage, shadow_storage, register_storage;
-    std::vector<Mask> predicate_storage;
-
-    uint32_t random() {  // xorshift64*
-        rng ^= rng >> 12, rng ^= rng << 25, rng ^= rng >> 27;
-        return static_cast<uint32_t>((rng * 0x2545f4914f6cdd1dull) >> 32);
-    }
 };
+
+constexpr uint32_t kPollsInTurn = 32;  // after which the warp's turn is over: somebody else has to do something
+
+inline void note_poll(Warp& warp, const Insn& insn) {
+    Launch& launch = *warp.launch;
+    launch.polls += 1;
+    warp.polls += 1;
+    warp.poll_pc = static_cast<uint32_t>(&insn - launch.kernel->code.data());
+    if (++warp.polls_in_turn >= kPollsInTurn) launch.turn_end = 0;
+}
 
 }  // namespace kw

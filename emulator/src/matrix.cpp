@@ -58,7 +58,7 @@ void ldmatrix(Warp& w, const Insn& i, Mask m) {
     if (shared_in_bounds(w, i, lanes, offset, 16) != lanes) return;
     if (launch.shadowed) shared_reads(w, i, lanes, offset, 16);
     if (launch.checks.race)
-        for (int l = 0; l < 8 * N; ++l) launch.races.read(w, i, kWholeWarp, offset[l], 16);
+        for (int l = 0; l < 8 * N; ++l) w.block->races.read(w, i, kWholeWarp, offset[l], 16);
     const char* shared = w.block->shared;
     for (int n = 0; n < N; ++n) {
         char* d = reinterpret_cast<char*>(destination<uint32_t>(w, o[n]));
@@ -97,8 +97,9 @@ void stmatrix(Warp& w, const Insn& i, Mask m) {
     constexpr Mask lanes = N == 4 ? kFullMask : (1u << (8 * N)) - 1u;
     if (shared_in_bounds(w, i, lanes, offset, 16) != lanes) return;
     if (launch.shadowed) shared_writes(w, i, lanes, offset, 16);
+    launch.changed = true;
     if (launch.checks.race)
-        for (int l = 0; l < 8 * N; ++l) launch.races.write(w, i, kStoredMatrix, offset[l], 16);
+        for (int l = 0; l < 8 * N; ++l) w.block->races.write(w, i, kStoredMatrix, offset[l], 16);
     for (int n = 0; n < N; ++n) {
         const char* a = reinterpret_cast<const char*>(source<uint32_t>(w, o[1 + n]));
         alignas(16) char transposed[128];

@@ -42,7 +42,7 @@ Mbarrier* use(Warp& w, const Insn& i, uint32_t lane, uint32_t offset) {
                      (found == objects.at.end() ? "; mbarrier.init by one thread and a barrier must come first" : " any more: mbarrier.inval ended it"));
         return nullptr;
     }
-    if (w.launch->checks.race) w.launch->races.use_mbarrier(w, i, lane, offset, kMbarrierBytes);
+    if (w.launch->checks.race) w.block->races.use_mbarrier(w, i, lane, offset, kMbarrierBytes);
     return &objects.all[found->second];
 }
 
@@ -74,19 +74,19 @@ void arrive_now(Block& block, Mbarrier& b, const AsyncArrival& arrival) {
     for (PendingCopy& copy : owner.copies) {
         if (!(copy.lanes & bit) || copy.serial >= arrival.serial) continue;
         land(owner, copy, arrival.lane);
-        if (launch.checks.race) launch.races.land_tracked_copy(b.component, b.phase, copy.pc, copy.dst[arrival.lane], copy.bytes);
+        if (launch.checks.race) block.races.land_tracked_copy(b.component, b.phase, copy.pc, copy.dst[arrival.lane], copy.bytes);
         landed = copy.serial + 1;
         group = std::max(group, copy.group);
     }
     owner.copies.erase(std::remove_if(owner.copies.begin(), owner.copies.end(), [](const PendingCopy& c) { return c.lanes == 0; }), owner.copies.end());
     if (launch.checks.race) {
         Clock& clock = b.arriving;
-        launch.races.release_component(clock, b.component, b.phase);
+        block.races.release_component(clock, b.component, b.phase);
         // Copies it tracks that others have landed already: another object, or the thread's own wait.
         for (const TrackedCopies& earlier : owner.tracked)
             if ((earlier.lanes & bit) && earlier.serial <= arrival.serial)
-                launch.races.release_component(clock, block.mbarriers.all[earlier.mbarrier].component, earlier.phase);
-        if (owner.last_landing[arrival.lane]) launch.races.release_lane_until(clock, owner.index, arrival.lane, owner.last_landing[arrival.lane]);
+                block.races.release_component(clock, block.mbarriers.all[earlier.mbarrier].component, earlier.phase);
+        if (owner.last_landing[arrival.lane]) block.races.release_lane_until(clock, owner.index, arrival.lane, owner.last_landing[arrival.lane]);
         if (landed) {
             const auto same = std::find_if(owner.tracked.begin(), owner.tracked.end(), [&b](const TrackedCopies& t) { return t.mbarrier == b.index; });
             TrackedCopies& now = same == owner.tracked.end() ? owner.tracked.emplace_back(TrackedCopies{b.index, b.phase, 0, 0, 0}) : *same;
@@ -124,22 +124,24 @@ bool all_stuck(const Block& block) {
 
 void note_failed_poll(Warp& w, const Insn& i, Mask failed, const uint32_t* offset) {
     const uint64_t changes = w.block->mbarriers.changes;
-    if (w.polls_at_change != changes) w.polls_at_change = changes, w.polls = 0, w.polling = 0;
+    if (w.failed_at_change != changes) w.failed_at_change = changes, w.failed_polls = 0, w.polling = 0, w.launch->changed = true;
     const uint32_t pc = pc_of(w, i);
     for (Mask left = failed; left; left &= left - 1) {
         const int l = __builtin_ctz(left);
-        w.poll_pc[l] = pc;
-        w.poll_offset[l] = offset[l];
+        w.failed_pc[l] = pc;
+        w.failed_offset[l] = offset[l];
     }
     w.polling |= failed;
     w.yielding |= failed;
     w.launch->yields = true;
-    if (++w.polls < kStuckPolls) return;
+    note_poll(w, i);
+    w.polls_in_turn = kPollsInTurn;  // and so is its part of the block's
+    if (++w.failed_polls < kStuckPolls) return;
     w.stuck = w.polling;
     w.stuck_at_change = changes;
-    w.polls = 0;
+    w.failed_polls = 0;
     w.polling = 0;
-    if (all_stuck(*w.block)) report_deadlock(*w.launch);
+    if (all_stuck(*w.block)) report_deadlock(*w.launch, *w.block);
 }
 
 }  // namespace
@@ -154,7 +156,7 @@ void mbarrier_init(Warp& w, const Insn& i, Mask m, const uint32_t* offset, const
             Mbarrier object;
             object.offset = at;
             object.index = found->second;
-            if (launch.checks.race) object.component = launch.races.add_component(launch, at);
+            if (launch.checks.race) object.component = w.block->races.add_component(launch, at);
             objects.all.push_back(object);
         }
         Mbarrier& b = objects.all[found->second];
@@ -164,7 +166,7 @@ void mbarrier_init(Warp& w, const Insn& i, Mask m, const uint32_t* offset, const
         const bool fits = count[l] >= 1 && count[l] <= kMaxMbarrierCount;
         if (!fits) complain(w, i, static_cast<int>(l), "an mbarrier's count of arrivals must be 1 to 1048575, got " + std::to_string(count[l]));
         if (launch.shadowed) check_shared_write(w, i, static_cast<int>(l), at, kMbarrierBytes);
-        if (launch.checks.race) launch.races.write(w, i, l, at, kMbarrierBytes);
+        if (launch.checks.race) w.block->races.write(w, i, l, at, kMbarrierBytes);
         b.live = true;
         b.expected = b.pending = fits ? count[l] : 1;
         b.transactions = 0;
@@ -189,7 +191,7 @@ void mbarrier_invalidate(Warp& w, const Insn& i, Mask m, const uint32_t* offset)
             complain(w, i, static_cast<int>(l), "invalidates " + name_of(*b) + " while it tracks copies that nobody has waited for");
             objects.arrivals.erase(std::remove_if(objects.arrivals.begin(), objects.arrivals.end(), mine), objects.arrivals.end());
         }
-        if (launch.checks.race) launch.races.write(w, i, l, offset[l], kMbarrierBytes);
+        if (launch.checks.race) w.block->races.write(w, i, l, offset[l], kMbarrierBytes);
         b->live = false;
         b->phase += 2;  // states of this life are of no phase of the next
         std::memset(w.block->shared + offset[l], 0xff, kMbarrierBytes);
@@ -199,7 +201,7 @@ void mbarrier_invalidate(Warp& w, const Insn& i, Mask m, const uint32_t* offset)
 }
 
 void mbarrier_arrive(Warp& w, const Insn& i, Mask m, const uint32_t* offset, const uint32_t* count, uint64_t* state) {
-    RaceDetector* races = w.launch->checks.race && !(i.mode & kRelaxed) ? &w.launch->races : nullptr;
+    RaceDetector* races = w.launch->checks.race && !(i.mode & kRelaxed) ? &w.block->races : nullptr;
     while (m) {
         const uint32_t at = offset[__builtin_ctz(m)];
         Mask same = 0;
@@ -265,7 +267,7 @@ void mbarrier_track_copies(Warp& w, const Insn& i, Mask m, const uint32_t* offse
             continue;
         }
         // Copies have landed as they were issued.
-        if (launch.checks.race) launch.races.release(w, 1u << l, b->arriving), released = true;
+        if (launch.checks.race) w.block->races.release(w, 1u << l, b->arriving), released = true;
         if (!b->pending) {
             complain(w, i, static_cast<int>(l), "arrives at " + name_of(*b) + ", of which no arrival is pending");
             continue;
@@ -273,7 +275,7 @@ void mbarrier_track_copies(Warp& w, const Insn& i, Mask m, const uint32_t* offse
         b->pending -= 1;
         advance_if_complete(launch, *w.block, *b);
     }
-    if (released) launch.races.next_sequence(w);
+    if (released) w.block->races.next_sequence(w);
 }
 
 Mask mbarrier_wait(Warp& w, const Insn& i, Mask m, const uint32_t* offset, const uint64_t* state) {
@@ -305,7 +307,7 @@ Mask mbarrier_wait(Warp& w, const Insn& i, Mask m, const uint32_t* offset, const
     }
     const Mask failed = m & ~(complete | absent);
     if (failed) note_failed_poll(w, i, failed, offset);
-    if ((i.mode & kMayTimeOut) && launch.config.seed && launch.random() % kTimeOutOdds == 0) return absent;
+    if ((i.mode & kMayTimeOut) && launch.config.seed && next_random(w.block->rng) % kTimeOutOdds == 0) return absent;
     if (launch.checks.race && !(i.mode & kRelaxed)) {
         for (Mask left = complete; left;) {
             const uint32_t at = offset[__builtin_ctz(left)];
@@ -313,14 +315,14 @@ Mask mbarrier_wait(Warp& w, const Insn& i, Mask m, const uint32_t* offset, const
             for (Mask one = left; one; one &= one - 1)
                 if (offset[__builtin_ctz(one)] == at) same |= one & (0u - one);
             left &= ~same;
-            launch.races.acquire(w, same, w.block->mbarriers.all[w.block->mbarriers.at.at(at)].completed);
+            w.block->races.acquire(w, same, w.block->mbarriers.all[w.block->mbarriers.at.at(at)].completed);
         }
     }
     return complete | absent;
 }
 
 void wait_for_tracked(Warp& w, Mask m, bool all, uint32_t keep) {
-    RaceDetector& races = w.launch->races;
+    RaceDetector& races = w.block->races;
     for (const TrackedCopies& copies : w.tracked) {
         Mask lanes = 0;
         for (Mask left = copies.lanes & m; left; left &= left - 1) {
@@ -347,12 +349,12 @@ std::string tracked_by(const Warp& owner, uint32_t lane, uint32_t serial) {
 std::string polled_by(const Warp& w, const Split& split) {
     const Mbarriers& objects = w.block->mbarriers;
     const Mask polling = split.mask & (w.stuck | w.polling);
-    if (split.state != SplitState::Ready || !polling || w.polls_at_change != objects.changes) return "";
+    if (split.state != SplitState::Ready || !polling || w.failed_at_change != objects.changes) return "";
     const int l = __builtin_ctz(polling);
-    const auto found = objects.at.find(w.poll_offset[l]);
+    const auto found = objects.at.find(w.failed_offset[l]);
     if (found == objects.at.end()) return "";
     const Mbarrier& b = objects.all[found->second];
-    return " polls at " + describe(*w.launch, w.poll_pc[l]) + " (" + name_of(b) + ": " + progress_of(b) + ")";
+    return " polls at " + describe(*w.launch, w.failed_pc[l]) + " (" + name_of(b) + ": " + progress_of(b) + ")";
 }
 
 }  // namespace kw

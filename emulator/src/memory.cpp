@@ -12,6 +12,7 @@ template <class T, int V, Space S>
 void load(Warp& w, const Insn& i, Mask m) {
     const uint32_t* o = operands<V + 1>(w, i);
     char* p[kLanes];
+    if (i.mode & kStrongAccess) note_poll(w, i);
     m = resolve(w, i, m, S, o[V], sizeof(T) * V, kRead, p);
     for (int v = 0; v < V; ++v) {
         if (sizeof(T) == 8 || (o[v] & kOperandWide)) {
@@ -34,11 +35,25 @@ void load(Warp& w, const Insn& i, Mask m) {
     }
 }
 
+// Whether a store would give some byte another value.
+template <class T, int V>
+bool changes(const Warp& w, const uint32_t* o, Mask m, char* const* p) {
+    for (int v = 0; v < V; ++v) {
+        for (Mask left = m; left; left &= left - 1) {
+            const int l = __builtin_ctz(left);
+            const T value = (o[1 + v] & kOperandWide) ? static_cast<T>(source<uint64_t>(w, o[1 + v])[l]) : static_cast<T>(source<uint32_t>(w, o[1 + v])[l]);
+            if (std::memcmp(p[l] + v * sizeof(T), &value, sizeof(T))) return true;
+        }
+    }
+    return false;
+}
+
 template <class T, int V, Space S>
 void store(Warp& w, const Insn& i, Mask m) {
     const uint32_t* o = operands<V + 1>(w, i);  // address first
     char* p[kLanes];
     m = resolve(w, i, m, S, o[0], sizeof(T) * V, kWrite, p);
+    if (__builtin_expect(w.launch->watched && S != Space::Local, 0)) w.launch->changed |= changes<T, V>(w, o, m, p);
     for (int v = 0; v < V; ++v) {
         if (o[1 + v] & kOperandWide) {
             const uint64_t* a = source<uint64_t>(w, o[1 + v]);
@@ -122,12 +137,16 @@ void atomic(Warp& w, const Insn& i, Mask m) {
     const T* c = Returns ? source<T>(w, o[3]) : b;  // o[3] is b itself where there is no third operand
     if (w.launch->counting) w.launch->counters.atomics += static_cast<uint64_t>(__builtin_popcount(m));
     alignas(64) T old[kLanes];
+    bool changed = false;
     for (Mask left = m; left; left &= left - 1) {
         const int l = __builtin_ctz(left);
         std::memcpy(&old[l], p[l], sizeof(T));
         const T value = F::template f<T>(old[l], b[l], c[l]);
+        changed |= std::memcmp(&old[l], &value, sizeof(T)) != 0;
         std::memcpy(p[l], &value, sizeof(T));
     }
+    if (changed) w.launch->changed = true;
+    else if (Returns) note_poll(w, i);
     if (Returns) map_active(destination<T>(w, o[0]), m, [&old](int l) { return old[l]; });
 }
 

@@ -121,6 +121,7 @@ struct Kernel {
     uint32_t maxntid[3] = {0, 0, 0}, reqntid[3] = {0, 0, 0};
     std::shared_ptr<const Kernel> tracked;  // the form that launches with the check `init` run; null: nothing can be undefined
     std::shared_ptr<const Tracking> tracking;  // of that form; see undefined.h
+    bool may_wait = false;  // strong accesses to global memory or atomics on it: a block may wait for another
     int max_dynamic_shared = -1;  // what cuKernelSetAttribute set; -1: unset
 };
 

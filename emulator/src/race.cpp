@@ -33,6 +33,7 @@ void raise(std::vector<uint32_t>& to, uint32_t component, uint32_t value) {
 void merge(Clock& to, const Clock& from) {
     raise(to.warps, from.warps);
     for (const LaneRelease& one : from.lanes) add(to.lanes, one);
+    join(to.abroad, from.abroad);
 }
 
 bool knows(const Clock& clock, Record before) {
@@ -44,10 +45,54 @@ bool knows(const Clock& clock, Record before) {
 
 }  // namespace
 
+bool Abroad::covers(uint32_t block, Record record) const {
+    if (record.lane() == kSeveralLanes) {  // one of them is enough
+        auto at = std::lower_bound(bounds.begin(), bounds.end(), std::make_pair(key(block, record.warp(), 0), 0u));
+        for (; at != bounds.end() && at->first <= key(block, record.warp(), kAllLanes); ++at)
+            if (at->second > record.seq()) return true;
+        return false;
+    }
+    for (const uint32_t lane : {kAllLanes, record.lane()}) {
+        const auto at = std::lower_bound(bounds.begin(), bounds.end(), std::make_pair(key(block, record.warp(), lane), 0u));
+        if (at != bounds.end() && at->first == key(block, record.warp(), lane) && at->second > record.seq()) return true;
+    }
+    return false;
+}
+
+bool Abroad::knows(uint32_t block) const {
+    const auto at = std::lower_bound(bounds.begin(), bounds.end(), std::make_pair(key(block, 0, 0), 0u));
+    return at != bounds.end() && at->first >> 16 == block;
+}
+
+void join(View& to, const View& from) {
+    if (!from || from == to) return;
+    if (!to) {
+        to = from;
+        return;
+    }
+    auto made = std::make_shared<Abroad>();
+    made->bounds.reserve(to->bounds.size() + from->bounds.size());
+    bool more = false;  // than `to` knows
+    auto a = to->bounds.begin(), b = from->bounds.begin();
+    while (a != to->bounds.end() || b != from->bounds.end()) {
+        if (b == from->bounds.end() || (a != to->bounds.end() && a->first < b->first)) {
+            made->bounds.push_back(*a++);
+        } else if (a == to->bounds.end() || b->first < a->first) {
+            more = true;
+            made->bounds.push_back(*b++);
+        } else {
+            more |= b->second > a->second;
+            made->bounds.emplace_back(a->first, std::max(a->second, b->second));
+            ++a, ++b;
+        }
+    }
+    if (more) to = std::move(made);
+}
+
 void RaceDetector::reset(uint32_t warps, uint32_t shared_bytes) {
     warps_ = warps;
     seq_.assign(warps, 1);
-    know_.assign(warps, Clock{std::vector<uint32_t>(warps, 0), {}});
+    know_.assign(warps, Clock{std::vector<uint32_t>(warps, 0), {}, {}, 0});
     lanes_know_.assign(warps, {});
     lanes_acquired_.assign(warps, {});
     component_offsets_.clear();
@@ -56,6 +101,9 @@ void RaceDetector::reset(uint32_t warps, uint32_t shared_bytes) {
     for (RecordTable& table : reads_) table.reset(shared_bytes);
     for (uint32_t n = 0; n < 16; ++n) barrier_reset(n);
     released_.clear();
+    met_.assign(warps, Met{0, 0});
+    outward_.assign(warps, nullptr);
+    versions_ = 0;
 }
 
 bool RaceDetector::ordered_slowly(Record before, uint32_t warp, uint32_t lane) const {
@@ -145,11 +193,15 @@ void RaceDetector::strong(Warp& warp, Mask lanes, const uint32_t* offset, bool l
         const uint32_t lane = static_cast<uint32_t>(__builtin_ctz(left));
         if (loads) {
             const auto at = released_.find(offset[lane] / 4);
-            if (at != released_.end()) join(w, at->second);
+            if (at != released_.end() && (met_[w].address != at->first || met_[w].version != at->second.version)) {
+                join(w, at->second);
+                met_[w] = {at->first, at->second.version};
+            }
         }
         if (stores) {
             Clock& clock = released_[offset[lane] / 4];
             release_lane(w, lane, clock);
+            clock.version = ++versions_;
         }
     }
     if (stores) next_sequence(warp);  // what follows is not released
@@ -167,6 +219,8 @@ void RaceDetector::join(uint32_t warp, const Clock& clock) {
     raise(know_[warp].warps, clock.warps);
     know_[warp].warps[warp] = own;
     for (const LaneRelease& one : clock.lanes) add(know_[warp].lanes, one);
+    kw::join(know_[warp].abroad, clock.abroad);
+    outward_[warp] = nullptr;
 }
 
 void RaceDetector::warp_sync(Warp& warp, Mask lanes) {
@@ -180,6 +234,7 @@ void RaceDetector::warp_sync(Warp& warp, Mask lanes) {
         acquired.clear();
         know_[w].warps[w] = now;
         know.clear();
+        outward_[w] = nullptr;
         return;
     }
     if (know.empty()) know.assign(kLanes * kLanes, know_[w].warps[w]);
@@ -257,6 +312,7 @@ void RaceDetector::acquire(Warp& warp, Mask lanes, const Clock& from) {
     const uint32_t w = warp.index;
     if ((warp.live & ~lanes) == 0) {  // all its lanes: they come after one another's arrivals too
         merge(know_[w], from);
+        outward_[w] = nullptr;
         return;
     }
     for (Acquired& one : lanes_acquired_[w]) {
@@ -275,6 +331,56 @@ void RaceDetector::acquire(Warp& warp, Mask lanes, const Clock& from) {
         if (!mine.clock.warps.empty()) each.push_back(std::move(mine));
     }
     acquired = std::move(each);
+}
+
+const View& RaceDetector::abroad(const Warp& warp) const { return know_[warp.index].abroad; }
+
+Record RaceDetector::stamp(const Warp& warp, uint32_t lane, uint32_t pc) const { return Record::make(seq_[warp.index], warp.index, lane, pc); }
+
+// What a clock says of its own block, as other blocks are told.
+View RaceDetector::outward(const Clock& know, uint32_t block) const {
+    auto told = std::make_shared<Abroad>();
+    for (uint32_t v = 0; v < warps_ && v < know.warps.size(); ++v)
+        if (know.warps[v]) told->bounds.emplace_back(Abroad::key(block, v, Abroad::kAllLanes), know.warps[v]);
+    for (const LaneRelease& one : know.lanes)
+        if (one.warp < warps_ && (one.warp >= know.warps.size() || one.seq >= know.warps[one.warp])) told->bounds.emplace_back(Abroad::key(block, one.warp, one.lane), one.seq + 1);
+    std::sort(told->bounds.begin(), told->bounds.end());
+    return told;
+}
+
+const View& RaceDetector::release(const Warp& warp, uint32_t block, uint32_t lane) {
+    const uint32_t w = warp.index;
+    const Clock& know = know_[w];
+    if (!outward_[w]) {
+        outward_[w] = outward(know, block);
+        kw::join(outward_[w], know.abroad);
+    }
+    const std::vector<uint32_t>& lanes = lanes_know_[w];
+    const bool has_acquired = std::any_of(lanes_acquired_[w].begin(), lanes_acquired_[w].end(), [lane](const Acquired& one) { return one.lanes >> lane & 1u; });
+    if (lanes.empty() && !has_acquired) return outward_[w];
+    auto met = std::make_shared<Abroad>();  // the lanes that it has met at a __syncwarp() of some
+    for (uint32_t l = 0; l < kLanes && !lanes.empty(); ++l) met->bounds.emplace_back(Abroad::key(block, w, l), lanes[lane * kLanes + l]);
+    met_lanes_ = outward_[w];
+    kw::join(met_lanes_, met);
+    for (const Acquired& one : lanes_acquired_[w]) {  // what the lane alone learnt from mbarriers
+        if (!(one.lanes >> lane & 1u)) continue;
+        kw::join(met_lanes_, outward(one.clock, block));
+        kw::join(met_lanes_, one.clock.abroad);
+    }
+    return met_lanes_;
+}
+
+void RaceDetector::acquire(const Warp& warp, uint32_t block, const View& released) {
+    const uint32_t w = warp.index;
+    Clock& know = know_[w];
+    kw::join(know.abroad, released);
+    outward_[w] = nullptr;
+    const auto& bounds = released->bounds;
+    for (auto at = std::lower_bound(bounds.begin(), bounds.end(), std::make_pair(Abroad::key(block, 0, 0), 0u)); at != bounds.end() && at->first >> 16 == block; ++at) {
+        const uint32_t other = static_cast<uint32_t>(at->first >> 8) & 0xffu, lane = static_cast<uint32_t>(at->first) & 0xffu;
+        if (lane != Abroad::kAllLanes) add(know.lanes, {other, lane, at->second - 1});
+        else if (other != w) know.warps[other] = std::max(know.warps[other], at->second);
+    }
 }
 
 }  // namespace kw

@@ -16,7 +16,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <memory>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "base.h"
@@ -109,9 +111,27 @@ struct LaneRelease {
     uint32_t warp, lane, seq;
 };
 
+// What is known of other blocks' accesses: for a warp of one, or a lane of it, all below a sequence number. Sorted, never
+// changed once made: many share one.
+class Abroad {
+   public:
+    static constexpr uint32_t kAllLanes = 32;
+    static uint64_t key(uint32_t block, uint32_t warp, uint32_t lane) { return static_cast<uint64_t>(block) << 16 | warp << 8 | lane; }
+
+    bool covers(uint32_t block, Record record) const;
+    bool knows(uint32_t block) const;
+
+    std::vector<std::pair<uint64_t, uint32_t>> bounds;  // by key
+};
+using View = std::shared_ptr<const Abroad>;
+// Adds what `from` knows.
+void join(View& to, const View& from);
+
 struct Clock {
     std::vector<uint32_t> warps;
     std::vector<LaneRelease> lanes;
+    View abroad;
+    uint32_t version = 0;  // grows with each release, never 0 then
 };
 
 class RaceDetector {
@@ -142,12 +162,22 @@ class RaceDetector {
     void release_lane_until(Clock& into, uint32_t warp, uint32_t lane, uint32_t seq) const;
     void acquire(Warp& warp, Mask lanes, const Clock& from);
     uint32_t next_sequence(Warp& warp);
+    // Towards other blocks (global_race.h). What the warp knows of them, and how it stands itself:
+    const View& abroad(const Warp& warp) const;
+    Record stamp(const Warp& warp, uint32_t lane, uint32_t pc) const;
+    // What a release by one lane publishes: what its warp had synchronised before, and what the thread did, up to the sequence
+    // number of stamp().
+    const View& release(const Warp& warp, uint32_t block, uint32_t lane);
+    // The warp has met a release of a block, its own or another.
+    void acquire(const Warp& warp, uint32_t block, const View& released);
+    void released(Warp& warp) { next_sequence(warp); }
 
    private:
     struct Acquired {
         Mask lanes;
         Clock clock;
     };
+    View outward(const Clock& know, uint32_t block) const;
     bool ordered(Record before, uint32_t warp, uint32_t lane) const;
     bool ordered_slowly(Record before, uint32_t warp, uint32_t lane) const;
     void check(Warp& warp, const Insn& insn, uint32_t lane, uint32_t offset, uint32_t bytes, const char* verb, bool also_readers);
@@ -165,6 +195,13 @@ class RaceDetector {
     std::vector<RecordTable> reads_;  // per warp
     Clock barriers_[16];
     std::unordered_map<uint32_t, Clock> released_;  // by address / 4
+    struct Met {
+        uint32_t address, version;
+    };
+    std::vector<Met> met_;  // per warp, the release it met last: polls meet the same again and again
+    std::vector<View> outward_;  // per warp, what its releases have in common; null when it has changed
+    View met_lanes_;
+    uint32_t versions_ = 0;
 };
 
 inline bool RaceDetector::ordered(Record before, uint32_t warp, uint32_t lane) const {

@@ -132,12 +132,15 @@ bool configure(Config& config, const std::string& text, std::string& message) {
         } else if (key == "seed") {
             if (!is_number) return bad("a whole number, 0 for the fixed order");
             next.seed = number;
+        } else if (key == "resident_blocks") {
+            if (value != "auto" && (!is_number || number == 0)) return bad("a count of thread blocks, or auto (what the device holds)");
+            next.resident_blocks = number;
         } else if (key == "max_instructions") {
             if (!is_number) return bad("a count of warp instructions, 0 for no limit");
             next.max_instructions = number;
         } else {
             message = "unknown setting '" + key + "'; known are name, sm, sms, smem_optin, smem_per_sm, regs_per_sm, max_threads_per_sm, max_blocks_per_sm, "
-                      "checks, counters, on_finding, print, seed, max_instructions";
+                      "checks, counters, on_finding, print, seed, max_instructions, resident_blocks";
             return false;
         }
     }

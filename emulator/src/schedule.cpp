@@ -22,33 +22,32 @@ constexpr int kPollMilliseconds = 20;
 
 class BlockRunner {
    public:
-    explicit BlockRunner(Launch& launch)
-        : launch_(launch), kernel_(*launch.kernel), code_(kernel_.code.data()), run_(kernel_.run.data()), block_(launch.block) {}
+    BlockRunner(Launch& launch, Block& block)
+        : launch_(launch), kernel_(*launch.kernel), code_(kernel_.code.data()), run_(kernel_.run.data()), block_(block) {}
 
-    void run() {
-        size_t next = 0;
+    BlockTurn run(uint64_t turn) {
+        const uint64_t started = launch_.counters.warp_instructions;
+        size_t idle = 0;  // turns of warps in a row that ended in polling
         for (;;) {
-            Warp* warp = pick(next);
+            Warp* warp = pick(block_.next_warp);
             if (!warp) {
-                if (all_exited()) return;
-                if (release_stuck_barriers(launch_)) continue;
-                report_deadlock(launch_);
-                return;  // findings are collected: give this block up
+                if (all_exited()) return BlockTurn::Exited;
+                if (release_stuck_barriers(launch_, block_)) continue;
+                report_deadlock(launch_, block_);  // throws: no other block can complete a barrier of this one
             }
-            const uint64_t turn = launch_.config.seed ? 1 + launch_.random() % 200 : kTurn;
-            turn_end_ = launch_.counters.warp_instructions + turn;
+            launch_.turn_end = launch_.counters.warp_instructions + (launch_.config.seed ? 1 + next_random(block_.rng) % 200 : kTurn);
+            warp->polls_in_turn = 0;
             launch_.yields = false;
             warp->yielding = 0;
             run_warp(*warp);
+            idle = warp->polls_in_turn >= kPollsInTurn ? idle + 1 : 0;
+            if (idle && idle >= count_runnable()) return BlockTurn::Idle;
+            if (launch_.counters.warp_instructions - started >= turn) return BlockTurn::Over;
         }
     }
 
    private:
-    static bool runnable(const Warp& warp) {
-        for (const Split& split : warp.splits)
-            if (split.state != SplitState::AtBarrier) return true;
-        return false;
-    }
+    size_t count_runnable() const { return static_cast<size_t>(std::count_if(block_.warps.begin(), block_.warps.end(), runnable)); }
     bool all_exited() const {
         for (const Warp& warp : block_.warps)
             if (!warp.splits.empty()) return false;
@@ -56,7 +55,7 @@ class BlockRunner {
     }
     Warp* pick(size_t& next) {
         const size_t count = block_.warps.size();
-        if (launch_.config.seed) next = launch_.random() % count;
+        if (launch_.config.seed) next = next_random(block_.rng) % count;
         for (size_t n = 0; n < count; ++n) {
             Warp& warp = block_.warps[(next + n) % count];
             if (!runnable(warp)) continue;
@@ -72,7 +71,7 @@ class BlockRunner {
             if (split.state == SplitState::Ready && !(split.mask & warp.yielding)) return true;
         return false;
     }
-    bool turn_over() const { return launch_.yields || launch_.counters.warp_instructions >= turn_end_; }
+    bool turn_over() const { return launch_.yields || launch_.counters.warp_instructions >= launch_.turn_end; }
 
     // Accounts for `n` instructions by `active` lanes from pc on; looks after the budget and the caller's poll.
     void account(Warp& warp, uint32_t pc, uint32_t n, Mask mask) {
@@ -84,7 +83,7 @@ class BlockRunner {
             c.fp32_ops += static_cast<uint64_t>(kernel_.fp32_before[pc + n] - kernel_.fp32_before[pc]) * lanes;
             c.mufu += static_cast<uint64_t>(kernel_.mufu_before[pc + n] - kernel_.mufu_before[pc]) * lanes;
         }
-        if (c.warp_instructions >= next_look_) look(warp, pc);
+        if (c.warp_instructions >= launch_.next_look) look(warp, pc);
     }
     void look(Warp& warp, uint32_t pc) {
         const uint64_t done = launch_.counters.warp_instructions, most = launch_.config.max_instructions;
@@ -94,8 +93,8 @@ class BlockRunner {
                       "the launch executed more than max_instructions=" + std::to_string(most) +
                           " warp instructions: an endless loop, or a problem too large for the emulator");
         }
-        next_look_ = done + kPollInterval;
-        if (most && next_look_ > most) next_look_ = most + 1;
+        launch_.next_look = done + kPollInterval;
+        if (most && launch_.next_look > most) launch_.next_look = most + 1;
         if (!launch_.poll) return;
         const auto now = std::chrono::steady_clock::now();
         if (now - launch_.last_poll < std::chrono::milliseconds(kPollMilliseconds)) return;
@@ -131,7 +130,7 @@ class BlockRunner {
         while (warp.splits.size() == 1 && warp.splits[0].state == SplitState::Ready && !turn_over()) {
             Split& split = warp.splits[0];
             const uint32_t whole = run_[split.pc];
-            const uint32_t n = static_cast<uint32_t>(std::min<uint64_t>(whole, turn_end_ - launch_.counters.warp_instructions));
+            const uint32_t n = static_cast<uint32_t>(std::min<uint64_t>(whole, launch_.turn_end - launch_.counters.warp_instructions));
             if (n) {
                 account(warp, split.pc, n, split.mask);
                 execute(warp, split.pc, n, split.mask);
@@ -177,9 +176,9 @@ class BlockRunner {
     }
     // Lowest pc first; now and then another one, or lanes that spin would starve those they wait for.
     bool before(const Warp& warp, size_t a, size_t b) {
-        splits_seen_ += 1;
+        block_.splits_seen += 1;
         const bool lower = warp.splits[a].pc < warp.splits[b].pc;
-        return splits_seen_ % 1024 > 1000 ? !lower : lower;
+        return block_.splits_seen % 1024 > 1000 ? !lower : lower;
     }
     static bool meets_other(const Warp& warp, size_t index) {
         for (size_t s = 0; s < warp.splits.size(); ++s)
@@ -242,7 +241,7 @@ class BlockRunner {
             split.state = SplitState::Ready;
             split.pc += 1;
         }
-        if (launch_.checks.race) launch_.races.warp_sync(warp, synchronised);
+        if (launch_.checks.race) block_.races.warp_sync(warp, synchronised);
     }
 
     // Executes the instruction at the split's pc. False: it was not Plain, and the splits may be others now.
@@ -301,7 +300,7 @@ class BlockRunner {
         switch (insn.kind) {
             case Kind::WarpSync:
                 if (warp.splits.size() == 1) {
-                    if (launch_.checks.race) launch_.races.warp_sync(warp, split->mask);
+                    if (launch_.checks.race) block_.races.warp_sync(warp, split->mask);
                     split->pc = pc + 1;
                 } else {
                     split->state = SplitState::AtConvergence;
@@ -353,13 +352,16 @@ class BlockRunner {
     const Insn* code_;
     const uint32_t* run_;
     Block& block_;
-    uint64_t turn_end_ = 0;
-    uint64_t next_look_ = 0;
-    uint64_t splits_seen_ = 0;
 };
 
 }  // namespace
 
-void run_block(Launch& launch) { BlockRunner(launch).run(); }
+BlockTurn run_block(Launch& launch, Block& block, uint64_t turn) { return BlockRunner(launch, block).run(turn); }
+
+bool runnable(const Warp& warp) {
+    for (const Split& split : warp.splits)
+        if (split.state != SplitState::AtBarrier) return true;
+    return false;
+}
 
 }  // namespace kw
