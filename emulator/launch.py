@@ -205,6 +205,7 @@ class Module:
         counters: bool | None = None,
         max_instructions: int | None = None,
         resident_blocks: int | None = None,
+        threads: int | None = None,
     ) -> Report:
         """Run a kernel to its end.
 
@@ -223,6 +224,7 @@ class Module:
             counters: whether traffic and operations are counted; by default when any check is on.
             max_instructions: warp instructions after which the launch is given up; 0 for no limit.
             resident_blocks: thread blocks that may wait on one another; by default as many as the device would hold.
+            threads: host threads to run blocks on; by default one for each processor. The result does not depend on it.
 
         Returns:
             The report, also when findings were collected.
@@ -237,7 +239,7 @@ class Module:
         params = (ctypes.c_void_p * max(len(buffers), 1))(*[ctypes.addressof(b) for b in buffers])
         settings = {"checks": _checks(checks), "seed": seed, "on_finding": on_finding, "print": 0}
         settings["counters"] = None if counters is None else int(counters)
-        settings |= {"max_instructions": max_instructions, "resident_blocks": resident_blocks}
+        settings |= {"max_instructions": max_instructions, "resident_blocks": resident_blocks, "threads": threads}
         self._prepare(settings, declared)
         config = _configuration(grid, block, shared_bytes, cluster)
         with _interruptible():

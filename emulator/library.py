@@ -23,13 +23,13 @@ _LOADER = (
 )  # fmt: skip
 _COMMON = (
     "driver", "launch", "report", "select", "checks", "race", "global_race", "barriers", "mbarrier_state", "schedule",
-    "print",
+    "parallel", "print",
 )  # fmt: skip
-_FLAGS = ("-std=c++17", "-fvisibility=hidden", "-fwrapv", "-fno-strict-aliasing")
+_FLAGS = ("-std=c++17", "-fvisibility=hidden", "-fwrapv", "-fno-strict-aliasing", "-pthread")
 # Arithmetic as written: no contraction into fma. errno and floating-point exceptions are nobody's business here.
 _ARITHMETIC = ("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
 _AVX2 = ("-O3", *_ARITHMETIC, "-DKW_ISA=isa_avx2", "-mavx2", "-mfma", "-mf16c", "-mbmi", "-mpopcnt")
-_LINK = ("-static-libstdc++", "-static-libgcc", "-Wl,--version-script={dir}/exports.map", "-lm")
+_LINK = ("-static-libstdc++", "-static-libgcc", "-pthread", "-Wl,--version-script={dir}/exports.map", "-lm")
 
 
 def _source(name: str) -> Path:

@@ -221,7 +221,7 @@ static inline void order_global(Warp& w, const Insn& i, Mask m, const uint64_t* 
     if (!m || !races.concerns(low, high + bytes)) return;
     for (Mask left = m; left; left &= left - 1) {
         const int l = __builtin_ctz(left);
-        if (races.concerns(address[l], address[l] + bytes)) races.access(w, i, l, address[l], bytes, loads(i, access), (access & kWrite) != 0, is_strong(i, access));
+        if (races.concerns(address[l], address[l] + bytes)) races.access(w, i, l, address[l], bytes, loads(i, access), (access & kWrite) != 0, is_strong(i, access), (m & (m - 1)) == 0);
     }
     if (is_strong(i, access) && (access & kWrite)) races.strong_stored(w);
 }

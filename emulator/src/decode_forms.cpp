@@ -118,6 +118,7 @@ void KernelDecoder::call(std::string_view what) {
         insn_.mode = kFrameAccess;
     } else {
         emit("call " + std::string(what), statement_->operands);
+        kernel_->prints |= what == "vprintf";
     }
 }
 
@@ -199,6 +200,7 @@ void KernelDecoder::special(const Operand& to, const Operand& from) {
         {"%lanemask_gt", kLaneMaskGt}, {"%dynamic_smem_size", kDynamicSmem}, {"%total_smem_size", kTotalSmem}, {"%clock", kClock},
         {"%clock_hi", kClockHi}, {"%globaltimer_lo", kClock}, {"%globaltimer_hi", kClockHi}, {"%cluster_ctarank", kZero}, {"%cluster_ctaid.x", kZero}, {"%cluster_ctaid.y", kZero}, {"%cluster_ctaid.z", kZero},
         {"%cluster_nctaid.x", kClusterOne}, {"%cluster_nctaid.y", kClusterOne}, {"%cluster_nctaid.z", kClusterOne}, {"%cluster_nctarank", kClusterOne}};
+    kernel_->reads_clock |= from.name.substr(0, 6) == "%clock" || from.name.substr(0, 12) == "%globaltimer";
     if (from.name == "%clock64" || from.name == "%globaltimer") return emit("mov.special64", {to});
     if (from.name == "%gridid" && type_bits(statement_->opcode.substr(statement_->opcode.rfind('.') + 1)) == 64) {  // one grid at a time
         Operand zero;

@@ -32,11 +32,11 @@ void GlobalRaceDetector::acquire(Warp& warp, uint64_t address) {
     warp.met_release = at->second.version;
 }
 
-void GlobalRaceDetector::release(Warp& warp, uint32_t lane, uint64_t address, bool follows_all) {
+void GlobalRaceDetector::release(Warp& warp, uint32_t lane, uint64_t address, bool follows_all, bool alone) {
     Releases& releases = released_[address / 4];
     releases.version = ++versions_;
     const uint32_t block = warp.block->number + 1;
-    Release mine{warp.block->races.release(warp, block, lane), Abroad::key(block, warp.index, lane), warp.block->races.stamp(warp, lane, 0).seq() + 1};
+    Release mine{warp.block->races.release(warp, block, lane), Abroad::key(block, warp.index, alone ? lane : Abroad::kAllLanes), warp.block->races.stamp(warp, lane, 0).seq() + 1};
     if (follows_all) releases.all.clear();
     for (Release& old : releases.all) {
         if (old.who != mine.who) continue;
@@ -44,6 +44,21 @@ void GlobalRaceDetector::release(Warp& warp, uint32_t lane, uint64_t address, bo
         return;
     }
     releases.all.push_back(std::move(mine));
+}
+
+bool GlobalRaceDetector::meets(const GlobalRaceDetector& other) const {
+    const auto overlap = [](const std::unique_ptr<Table>& a, const std::unique_ptr<Table>& b) {
+        if (!a || !b) return false;
+        for (size_t n = 0; n < a->size(); ++n)
+            if ((*a)[n].ever & (*b)[n].ever) return true;
+        return false;
+    };
+    for (const auto& [number, page] : pages_) {
+        const auto at = other.pages_.find(number);
+        if (at == other.pages_.end()) continue;
+        if (overlap(page.writes, at->second.writes) || overlap(page.writes, at->second.reads) || overlap(page.reads, at->second.writes)) return true;
+    }
+    return false;
 }
 
 void GlobalRaceDetector::strong_stored(Warp& warp) { warp.block->races.released(warp); }
@@ -68,14 +83,14 @@ void GlobalRaceDetector::check(Warp& warp, const Insn& insn, int lane, uint64_t 
                     : "; blocks run in any order, and nothing orders the two"));
 }
 
-void GlobalRaceDetector::access(Warp& warp, const Insn& insn, int lane, uint64_t address, uint32_t bytes, bool reads, bool writes, bool strong) {
+void GlobalRaceDetector::access(Warp& warp, const Insn& insn, int lane, uint64_t address, uint32_t bytes, bool reads, bool writes, bool strong, bool alone) {
     const uint32_t pc = static_cast<uint32_t>(&insn - warp.launch->kernel->code.data());
     const uint32_t block = warp.block->number + 1;
     const kw::Record mine = warp.block->races.stamp(warp, static_cast<uint32_t>(lane), pc);
     if (strong && reads) acquire(warp, address);
     for (uint64_t at = address / 4 * 4; at < address + bytes; at += 4) {
         const uint64_t first = std::max(at, address) - at, last = std::min(at + 4, address + bytes) - at;
-        const uint32_t touched = ((1u << last) - 1u) & ~((1u << first) - 1u);
+        const uint16_t touched = static_cast<uint16_t>(((1u << last) - 1u) & ~((1u << first) - 1u));
         Page& page = pages_[at / kPageBytes];
         const uint64_t word = at % kPageBytes / 4;
         const char* verb = strong ? "updates" : writes ? "writes" : "reads";
@@ -85,13 +100,14 @@ void GlobalRaceDetector::access(Warp& warp, const Insn& insn, int lane, uint64_t
         std::unique_ptr<Table>& table = strong ? page.atomics : writes ? page.writes : page.reads;
         if (!table) table = std::make_unique<Table>();
         Record& record = (*table)[word];
+        record.ever |= touched;
         // A finished block's read or update that this block does not follow stays: whoever conflicts with it comes later.
         if ((strong || !writes) && !ordered(warp, record) && (record.bytes & touched) == touched) continue;
         const bool same = record.block == block && record.access.warp() == mine.warp() && record.access.seq() == mine.seq();
         const bool alone = !same || record.access.lane() == mine.lane();
-        record = {alone ? mine : kw::Record::make(mine.seq(), mine.warp(), kSeveralLanes, pc), block, same ? record.bytes | touched : touched};
+        record = {alone ? mine : kw::Record::make(mine.seq(), mine.warp(), kSeveralLanes, pc), block, static_cast<uint16_t>(same ? record.bytes | touched : touched), record.ever};
     }
-    if (strong && writes) release(warp, static_cast<uint32_t>(lane), address, reads);
+    if (strong && writes) release(warp, static_cast<uint32_t>(lane), address, reads, alone);
 }
 
 }  // namespace kw

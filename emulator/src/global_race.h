@@ -34,7 +34,11 @@ class GlobalRaceDetector {
             if (low < range.end && high > range.begin) return true;
         return false;
     }
-    void access(Warp& warp, const Insn& insn, int lane, uint64_t address, uint32_t bytes, bool reads, bool writes, bool strong);
+    // `alone`: no other lane executes the instruction. Where several release, each does so for the warp: they are many then,
+    // as in a histogram, and would make the clocks grow with every thread.
+    void access(Warp& warp, const Insn& insn, int lane, uint64_t address, uint32_t bytes, bool reads, bool writes, bool strong, bool alone);
+    // Whether both saw an access to some byte, one of the two a write. For kernels without strong accesses.
+    bool meets(const GlobalRaceDetector& other) const;
     // After the accesses of all lanes of an instruction that is strong and stores: what follows is not released.
     void strong_stored(Warp& warp);
 
@@ -45,7 +49,8 @@ class GlobalRaceDetector {
     // block + 1, who and where in it, bytes of the word; all 0: none
     struct Record {
         kw::Record access;
-        uint32_t block = 0, bytes = 0;
+        uint32_t block = 0;
+        uint16_t bytes = 0, ever = 0;  // of this access, of all there were
     };
     // Who stored to an address by a strong access, and what that published.
     struct Release {
@@ -66,7 +71,7 @@ class GlobalRaceDetector {
     static bool ordered(const Warp& warp, const Record& before);
     void check(Warp& warp, const Insn& insn, int lane, uint64_t address, uint32_t bytes, const std::unique_ptr<Table>& table, uint64_t word, const char* verb, const char* did);
     void acquire(Warp& warp, uint64_t address);
-    void release(Warp& warp, uint32_t lane, uint64_t address, bool follows_all);
+    void release(Warp& warp, uint32_t lane, uint64_t address, bool follows_all, bool alone);
 
     std::vector<Range> ranges_;
     std::unordered_map<uint64_t, Page> pages_;

@@ -7,6 +7,7 @@
 #include <new>
 
 #include "barriers.h"
+#include "parallel.h"
 #include "schedule.h"
 #include "undefined.h"
 
@@ -60,7 +61,6 @@ void make_warps(const Launch& launch, Block& block) {
         warp.base[0] = warp.registers;
         warp.base[1] = kernel.constants.data();
         warp.predicates = block.predicate_storage.data() + static_cast<size_t>(kernel.num_predicates) * w;
-        warp.predicates[kPredicateTrue] = kFullMask;
         warp.block = &block;
         warp.ext = kernel.ext.data();
         warp.index = w;
@@ -75,6 +75,8 @@ void make_warps(const Launch& launch, Block& block) {
         }
     }
 }
+
+}  // namespace
 
 std::unique_ptr<Block> make_block(Launch& launch) {
     auto made = std::make_unique<Block>();
@@ -91,17 +93,22 @@ std::unique_ptr<Block> make_block(Launch& launch) {
     return made;
 }
 
-void start_block(Launch& launch, Block& block, uint64_t index) {
-    block.id[0] = static_cast<uint32_t>(index % launch.grid[0]);
-    block.id[1] = static_cast<uint32_t>(index / launch.grid[0] % launch.grid[1]);
-    block.id[2] = static_cast<uint32_t>(index / launch.grid[0] / launch.grid[1]);
+void start_block(Launch& launch, Block& block, uint64_t number) {
+    block.id[0] = static_cast<uint32_t>(number % launch.grid[0]);
+    block.id[1] = static_cast<uint32_t>(number / launch.grid[0] % launch.grid[1]);
+    block.id[2] = static_cast<uint32_t>(number / launch.grid[0] / launch.grid[1]);
     std::memset(block.shared, kPoison, block.shared_bytes);
     if (launch.shadowed) std::memset(block.shadow, kUnwritten, block.shared_bytes);
     for (BarrierState& barrier : block.barriers) barrier = BarrierState{};
     block.mbarriers = Mbarriers{};
-    block.number = static_cast<uint32_t>(index);
+    block.number = static_cast<uint32_t>(number);
     if (launch.checks.race) block.races.reset(static_cast<uint32_t>(block.warps.size()), block.shared_bytes);
+    // Registers, predicates and local memory start the same for every block, whichever ran here before.
+    std::memset(block.register_storage.data(), 0, block.register_storage.size());
+    std::fill(block.predicate_storage.begin(), block.predicate_storage.end(), 0u);
     for (Warp& warp : block.warps) {
+        warp.predicates[kPredicateTrue] = kFullMask;
+        std::fill(warp.local.begin(), warp.local.end(), 0);
         warp.live = warp.start;
         warp.splits.assign(1, Split{launch.kernel->entry, warp.start, SplitState::Ready, 0});
         warp.copies.clear();
@@ -117,9 +124,11 @@ void start_block(Launch& launch, Block& block, uint64_t index) {
     }
     block.next_warp = 0;
     block.splits_seen = 0;
-    block.rng = mix(launch.config.seed, index);
+    block.rng = mix(launch.config.seed, number);
     launch.counters.blocks += 1;
 }
+
+namespace {
 
 // Runs the blocks in turns. They start in order of their index, so that a block may wait for an earlier one; up to `window`
 // of them are resident at a time. A kernel whose blocks cannot wait for one another has a window of 1; in others the next
@@ -155,6 +164,13 @@ class Rounds {
 
     // The block to run; null when all have exited.
     Block* choose() {
+        if (resident_.empty() && started_ < blocks_ && !split_failed_ && may_split(launch_, started_)) {
+            try {
+                if (run_split(launch_, started_)) return nullptr;
+            } catch (const std::bad_alloc&) {  // before any thread began
+            }
+            split_failed_ = true;
+        }
         const bool room = started_ < blocks_ && resident_.size() < window_;
         if (resident_.empty() && !room) return nullptr;
         if (resident_.empty() || (room && wants_another())) start();
@@ -223,6 +239,7 @@ class Rounds {
     std::vector<std::unique_ptr<Block>> spare_;
     size_t current_ = 0;
     bool start_next_ = false;  // a turn has ended: another block, a new one if there is room
+    bool split_failed_ = false;
     uint64_t look_at_polls_ = kPatience;
 };
 

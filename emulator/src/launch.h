@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <memory>
 #include <string>
 
 #include "machine.h"
@@ -18,6 +19,10 @@ struct LaunchResult {
     int code = 0;  // CUresult
     std::string message, report, printed;
 };
+
+// The storage of a block, and a block's start in it, at the kernel's first instruction; blocks are numbered x fastest.
+std::unique_ptr<Block> make_block(Launch& launch);
+void start_block(Launch& launch, Block& block, uint64_t number);
 
 // Runs the kernel to its end; the arguments have been validated.
 LaunchResult run_launch(const Kernel& kernel, const LaunchArguments& arguments, const Config& config, std::vector<Declared> declared, int (*poll)());

@@ -44,6 +44,7 @@ struct Config {
     bool print = true;  // what the kernel printed goes to stdout at the end of the launch
     uint64_t seed = 0;
     uint64_t max_instructions = 20'000'000'000ull;
+    uint64_t threads = 0;          // of the host; 0: one for each processor
     uint64_t resident_blocks = 0;  // that may wait on one another; 0: what the device holds
 };
 
@@ -107,6 +108,7 @@ struct Split {
 struct Block;
 struct Launch;
 struct UndefinedState;
+struct Team;
 
 struct Warp {
     const char* base[2] = {nullptr, nullptr};  // registers, constants: indexed by kOperandConstant
@@ -203,6 +205,9 @@ struct Launch {
     bool watched = false, changed = false;
     int (*poll)() = nullptr;
     std::chrono::steady_clock::time_point last_poll;
+    bool interrupted = false;  // by the poll
+    Team* team = nullptr;    // the launch is one thread's share of another
+    uint64_t told_team = 0;  // warp instructions the team knows of
 };
 
 constexpr uint32_t kPollsInTurn = 32;  // after which the warp's turn is over: somebody else has to do something

@@ -122,6 +122,8 @@ struct Kernel {
     std::shared_ptr<const Kernel> tracked;  // the form that launches with the check `init` run; null: nothing can be undefined
     std::shared_ptr<const Tracking> tracking;  // of that form; see undefined.h
     bool may_wait = false;  // strong accesses to global memory or atomics on it: a block may wait for another
+    bool reads_clock = false;  // which counts the instructions of the launch so far
+    bool prints = false;       // in the order of execution
     int max_dynamic_shared = -1;  // what cuKernelSetAttribute set; -1: unset
 };
 

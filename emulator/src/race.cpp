@@ -64,29 +64,39 @@ bool Abroad::knows(uint32_t block) const {
     return at != bounds.end() && at->first >> 16 == block;
 }
 
+namespace {
+// Whether `small` says nothing that `large` does not.
+bool includes(const std::vector<std::pair<uint64_t, uint32_t>>& large, const std::vector<std::pair<uint64_t, uint32_t>>& small) {
+    auto at = large.begin();
+    for (const auto& one : small) {
+        at = small.size() < 8 ? std::lower_bound(at, large.end(), std::make_pair(one.first, 0u)) : std::find_if(at, large.end(), [&one](const auto& other) { return other.first >= one.first; });
+        if (at == large.end() || at->first != one.first || at->second < one.second) return false;
+    }
+    return true;
+}
+}  // namespace
+
 void join(View& to, const View& from) {
     if (!from || from == to) return;
     if (!to) {
         to = from;
         return;
     }
+    if (includes(to->bounds, from->bounds)) return;
     auto made = std::make_shared<Abroad>();
     made->bounds.reserve(to->bounds.size() + from->bounds.size());
-    bool more = false;  // than `to` knows
     auto a = to->bounds.begin(), b = from->bounds.begin();
     while (a != to->bounds.end() || b != from->bounds.end()) {
         if (b == from->bounds.end() || (a != to->bounds.end() && a->first < b->first)) {
             made->bounds.push_back(*a++);
         } else if (a == to->bounds.end() || b->first < a->first) {
-            more = true;
             made->bounds.push_back(*b++);
         } else {
-            more |= b->second > a->second;
             made->bounds.emplace_back(a->first, std::max(a->second, b->second));
             ++a, ++b;
         }
     }
-    if (more) to = std::move(made);
+    to = std::move(made);
 }
 
 void RaceDetector::reset(uint32_t warps, uint32_t shared_bytes) {
@@ -371,9 +381,12 @@ const View& RaceDetector::release(const Warp& warp, uint32_t block, uint32_t lan
 }
 
 void RaceDetector::acquire(const Warp& warp, uint32_t block, const View& released) {
+    if (!released) return;
     const uint32_t w = warp.index;
     Clock& know = know_[w];
+    const View before = know.abroad;
     kw::join(know.abroad, released);
+    if (know.abroad == before) return;
     outward_[w] = nullptr;
     const auto& bounds = released->bounds;
     for (auto at = std::lower_bound(bounds.begin(), bounds.end(), std::make_pair(Abroad::key(block, 0, 0), 0u)); at != bounds.end() && at->first >> 16 == block; ++at) {

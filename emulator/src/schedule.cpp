@@ -10,6 +10,7 @@
 
 #include "barriers.h"
 #include "checks.h"
+#include "parallel.h"
 #include "undefined.h"
 
 namespace kw {
@@ -93,13 +94,15 @@ class BlockRunner {
                       "the launch executed more than max_instructions=" + std::to_string(most) +
                           " warp instructions: an endless loop, or a problem too large for the emulator");
         }
+        if (launch_.team && !tell_team(launch_)) throw LaunchStopped{kLaunchFailed};
         launch_.next_look = done + kPollInterval;
         if (most && launch_.next_look > most) launch_.next_look = most + 1;
         if (!launch_.poll) return;
         const auto now = std::chrono::steady_clock::now();
         if (now - launch_.last_poll < std::chrono::milliseconds(kPollMilliseconds)) return;
         launch_.last_poll = now;
-        if (launch_.poll()) stop(launch_, kLaunchFailed, "interrupted");
+        launch_.interrupted = launch_.poll() != 0;
+        if (launch_.interrupted) stop(launch_, kLaunchFailed, "interrupted");
     }
 
     void execute(Warp& warp, uint32_t pc, uint32_t n, Mask mask) {
