@@ -275,3 +275,14 @@ def test_ctrl_c_ends_a_launch():
     child.send_signal(signal.SIGINT)
     assert child.communicate(timeout=30)[0] == "interrupted\n"
     assert child.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "misuse",
+    ["mov.u32 %r9, 16; bar.sync %r9;\n", "mov.u32 %r9, 31; bar.sync 0, %r9;\n", "and.b32 %r9, %r1, 1; bar.sync %r9;\n"],
+)
+def test_misused_barriers_are_reported_by_their_check_alone(misuse):
+    finding(misuse, "barrier")
+    others = {"memory", "init", "async", "race"}
+    report = run(kernel(START + misuse, before=SMEM), [np.zeros(256, np.uint32)], checks=others)
+    assert report.findings == []
