@@ -1,5 +1,5 @@
 // Races on global memory between thread blocks: one block reads or writes what another wrote, or writes what another
-// read, in the same launch, and nothing orders the two. Blocks run in any order on hardware, one after another here.
+// read, in the same launch, and nothing orders the two. Blocks run in any order on hardware.
 //
 // A thread comes after another block's when its warp loads, by an atomic or a strong access, an address that a thread of the
 // other block stored to by one: what that thread did before, and what its warp had synchronised before, at barriers above
