@@ -1,4 +1,7 @@
-"""Golden vectors of GPUs through the second opinion; tests/benchmarks replays the same files through the emulator."""
+"""Recorded answers of GPUs through both implementations: those of the cases, and the golden vectors of benchmarks/.
+
+tests/benchmarks replays the latter through the emulator; the former are replayed through both here.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from device_steps import golden
-from device_steps.golden_driver import emulator
+from device_steps.golden_driver import WordDevice, emulator
 from device_steps.golden_instructions import INSTRUCTIONS
 
-from second_opinion.cases import BY_NAME, known_disagreement
-from second_opinion.harness import disagreement
+from second_opinion import recorded
+from second_opinion.cases import BY_NAME, is_refused, known_disagreement
+from second_opinion.harness import disagreement, run
 
 FILES = sorted(golden.GOLDEN_DIR.glob("*.npz"))
+RECORDED = sorted(recorded.FOLDER.glob("*.npz"))
 # Cases take and give the same words as the recorded instructions of their names.
 SHARED = [one for one in INSTRUCTIONS if one.name in BY_NAME]
 # wgmma and TMA are instructions of sm_90a, which have models of their own beside the vectors.
@@ -75,3 +80,65 @@ def test_the_models_beside_the_vectors_agree(instruction):
 def test_every_recorded_instruction_of_one_warp_has_a_second_opinion():
     missing = [one.name for one in INSTRUCTIONS if one.name not in BY_NAME and not one.name.startswith(ELSEWHERE)]
     assert missing == []
+
+
+# ---------------------------------------------------------------------- answers to the cases themselves
+
+FEW = (
+    "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32",
+    "ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16",
+    "shfl.sync.idx.b32",
+    "add.rn.bf16x2",  # of sm_90
+    "cp.async.cg.shared.global 16 src-size",
+)
+
+
+def emulator_against(recording: recorded.Recording) -> list[str]:
+    """What the emulator says to recorded inputs, judged like the recorded answers."""
+    found = []
+    for one in recording.answers:
+        case = BY_NAME[one.name]
+        if not is_refused(case) and not known_disagreement(case):
+            found.append(disagreement(case, one.given, run(case, one.given)))
+    return [one for one in found if one]
+
+
+@pytest.mark.skipif(not RECORDED, reason="no GPU has answered the cases yet: python -m second_opinion.recorded")
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
+def test_both_implementations_agree_with_every_recorded_gpu(path):
+    recording = recorded.load(path)
+    assert recorded.complaints(recording) == []
+    assert emulator_against(recording) == []
+
+
+@pytest.fixture(scope="module")
+def few():
+    """The emulator in the GPU's place."""
+    return recorded.record(emulator(), [BY_NAME[name] for name in FEW])
+
+
+def test_answers_survive_their_file(few, tmp_path):
+    stored = recorded.load(recorded.save(few, tmp_path))
+    assert [one.name for one in stored.answers] == list(FEW)
+    assert recorded.complaints(stored) == []
+    assert emulator_against(stored) == []
+
+
+def test_a_wrong_or_outdated_answer_is_noticed(few):
+    first, second, *rest = few.answers
+    out = first.out.copy()
+    out[0, 5, 1] ^= np.uint32(1)  # of whole numbers
+    wrong = recorded.complaints(
+        replace(few, answers=(replace(first, out=out), replace(second, body=second.body + " "), *rest))
+    )
+    assert len(wrong) == 2
+    assert "first in warp 0, lane 5, value 1" in wrong[0]
+    assert "record it again" in wrong[1]
+
+
+@pytest.mark.gpu
+def test_the_gpu_here_agrees():
+    """The second opinion itself, judged by hardware."""
+    recording = recorded.record(WordDevice())
+    assert len(recording.answers) > 900
+    assert recorded.complaints(recording) == []
