@@ -322,6 +322,12 @@ def atomic(space: str, op: str, kind: str, *, is_red: bool = False, middle: str 
     )
 
 
+def _alike(words: Words) -> Words:
+    """Every other lane's second word is its first."""
+    words[:, ::2, 1] = words[:, ::2, 0]
+    return words
+
+
 def contended_expected(op: str, kind: str, given: Words) -> Expected:
     """All lanes on one word, which lane 0 set: any order gives the same."""
     a = given[..., 0]
@@ -354,8 +360,20 @@ INTEGER_ATOMICS = [
     *[(op, "u32") for op in ("inc", "dec")],
     *[(op, kind) for op in ("and", "or", "xor") for kind in ("b32", "b64")],
 ]
+# atom.cas on 16 bits: of the lower half of the word; the upper half stays.
+CAS_16 = Case(
+    name="atom.shared.cas.b16",
+    body=f"{_PLACE['shared']} st.shared.b32 [%t8], %a0; mov.b32 {{%h0, %h1}}, %a1; mov.b32 {{%h2, %h3}}, %a2;"
+    "atom.shared.cas.b16 %h4, [%t8], %h0, %h2; cvt.u32.u16 %d1, %h4; ld.shared.b32 %d0, [%t8];",
+    inputs=lambda rng, warps: _alike(any_words(3)(rng, warps)),
+    expect=of_words(
+        3, lambda a, b, c: (a & 0xFFFF0000 | (c & 0xFFFF if a & 0xFFFF == b & 0xFFFF else a & 0xFFFF), a & 0xFFFF)
+    ),
+    out_words=2,
+)
 FLOAT_ATOMICS = [("add", "f32", 80), ("add", "f64", 80), ("add", "f16x2", 80), ("add", "bf16x2", 90)]
 ATOMICS = [
+    CAS_16,
     *[atomic(space, op, kind) for space in ("shared", "global") for op, kind in INTEGER_ATOMICS],
     *[atomic(s, op, kind) for s in ("shared", "global") for op in ("exch", "cas") for kind in ("b32", "b64")],
     *[atomic(s, op, kind, sm=sm) for s in ("shared", "global") for op, kind, sm in FLOAT_ATOMICS],
@@ -473,7 +491,33 @@ _BARRIER = (
     "mov.u32 %t8, tile; setp.eq.u32 %p0, %t1, 0; @%p0 mbarrier.init.shared.b64 [%t8], 32; bar.sync 0;"
     "mov.b32 %d0, 0; mov.b32 %d1, 0; mov.b32 %d2, 0; mov.b32 %d3, 0;"
 )
+
+
+def _phase(n: int, wait: str) -> str:
+    """Lanes swap word n through shared memory in phase n of the barrier."""
+    return (
+        f"st.shared.b32 [%t9+{64 + 128 * n}], %a{n}; mbarrier.arrive.shared.b64 %x4, [%t8];\n"
+        f"$wait{n}: {wait} %p1, [%t8], {n % 2}; @!%p1 bra $wait{n};\n ld.shared.b32 %d{n}, [%t10+{64 + 128 * n}];"
+    )
+
+
+def phases(opcode: str, sm: int) -> Case:
+    """Three phases in a row: the parity waited for alternates."""
+    return Case(
+        name=f"{opcode} of three phases",
+        body=f"{_BARRIER} shl.b32 %t9, %t1, 2; add.u32 %t9, %t9, %t8; xor.b32 %t10, %t1, 21; shl.b32 %t10, %t10, 2;"
+        "add.u32 %t10, %t10, %t8;" + "".join(_phase(n, opcode) for n in range(3)),
+        inputs=any_words(3),
+        expect=lambda given: Expected(words=np.ascontiguousarray(given[:, np.arange(LANES) ^ 21])),
+        out_words=3,
+        sm=sm,
+        tests=(opcode, "mbarrier.arrive.shared.b64"),
+    )
+
+
 MBARRIERS = [
+    phases("mbarrier.test_wait.parity.shared.b64", 80),
+    phases("mbarrier.try_wait.parity.shared.b64", 90),
     Case(
         name="mbarrier.arrive.shared.b64",
         body=f"{_BARRIER} shl.b32 %t9, %t1, 2; add.u32 %t9, %t9, %t8; st.shared.b32 [%t9+64], %a0;"
