@@ -49,7 +49,7 @@ struct Extreme {
         uint32_t out = first ? ua : ub;
         out = a == b ? equal : out;
         out = b != b ? ua : out;
-        if (KeepNan) out = (a != a || b != b) ? 0x7fffffffu : out;
+        out = (KeepNan ? a != a || b != b : a != a && b != b) ? 0x7fffffffu : out;
         return bits_as<float>(out);
     }
     static double f(double a, double b) { return a != a ? b : b != b ? a : a == b ? (__builtin_signbit(a) == !Max ? a : b) : (Max ? a > b : a < b) ? a : b; }

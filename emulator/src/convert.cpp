@@ -116,7 +116,7 @@ struct F64 { using Store = u64; static double load(u64 v, int) { return bits_as<
 struct F16 { using Store = u32; static double load(u32 v, int) { return static_cast<double>(half_to_float(v & 0xffffu)); } };
 struct Bf16 { using Store = u32; static double load(u32 v, int) { return static_cast<double>(bf16_to_float(v & 0xffffu)); } };
 
-// Out of range clamps, NaN becomes 0.
+// Out of range clamps. NaN becomes 0, or the smallest signed value where one of the two types is of 64 bits (PTX ISA, "cvt").
 template <class D, class S>
 void cvt_to_int(Warp& w, const Insn& i, Mask m) {
     const auto* a = source<typename S::Store>(w, i.o[1]);
@@ -126,7 +126,8 @@ void cvt_to_int(Warp& w, const Insn& i, Mask m) {
         constexpr bool is_signed = D(-1) < D(0);
         const double high = std::ldexp(1.0, static_cast<int>(sizeof(D)) * 8 - (is_signed ? 1 : 0)), low = is_signed ? -high : 0.0;
         D r;
-        if (x != x) r = 0;
+        constexpr bool is_long = sizeof(D) == 8 || sizeof(typename S::Store) == 8;
+        if (x != x) r = is_long ? static_cast<D>(u64(1) << (sizeof(D) * 8 - 1)) : D(0);
         else if (x >= high) r = is_signed ? static_cast<D>((u64(1) << (sizeof(D) * 8 - 1)) - 1) : static_cast<D>(~u64(0));
         else if (x < low) r = is_signed ? static_cast<D>(u64(1) << (sizeof(D) * 8 - 1)) : D(0);
         else r = static_cast<D>(x);

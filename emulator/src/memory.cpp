@@ -115,16 +115,26 @@ void atomic16(Warp& w, const Insn& i, Mask m) {
     const uint32_t* c = Returns ? source<uint32_t>(w, i.o[3]) : b;
     if (w.launch->counting) w.launch->counters.atomics += static_cast<uint64_t>(__builtin_popcount(m));
     alignas(64) uint32_t old[kLanes];
+    bool changed = false;
     for (Mask left = m; left; left &= left - 1) {
         const int l = __builtin_ctz(left);
         uint16_t value;
         std::memcpy(&value, p[l], 2);
         old[l] = value;
         value = F::template f<uint16_t>(value, static_cast<uint16_t>(b[l]), static_cast<uint16_t>(c[l]));
+        changed |= value != static_cast<uint16_t>(old[l]);
         std::memcpy(p[l], &value, 2);
     }
+    if (changed) w.launch->changed = true;
+    else if (Returns) note_poll(w, i);
     if (Returns) map_active(destination<uint32_t>(w, i.o[0]), m, [&old](int l) { return old[l]; });
 }
+
+// Sums of fp32 on global memory flush subnormal values and results, those on shared memory do not (PTX ISA, "atom").
+template <class F, class T> struct Flushes { static constexpr bool value = false; };
+template <> struct Flushes<Add, float> { static constexpr bool value = true; };
+template <class T> static inline T flushed(T value) { return value; }
+template <> inline float flushed(float value) { return __builtin_fabsf(value) < 0x1p-126f ? __builtin_copysignf(0.f, value) : value; }
 
 // o: destination (atom only), address, b, [c]; mode = Space. Lanes go one after another, lowest first.
 template <class F, class T, bool Returns>
@@ -141,7 +151,8 @@ void atomic(Warp& w, const Insn& i, Mask m) {
     for (Mask left = m; left; left &= left - 1) {
         const int l = __builtin_ctz(left);
         std::memcpy(&old[l], p[l], sizeof(T));
-        const T value = F::template f<T>(old[l], b[l], c[l]);
+        const bool flushes = Flushes<F, T>::value && !(p[l] >= w.block->shared && p[l] < w.block->shared + w.block->shared_bytes);
+        const T value = flushes ? flushed(F::template f<T>(flushed(old[l]), flushed(b[l]), c[l])) : F::template f<T>(old[l], b[l], c[l]);
         changed |= std::memcmp(&old[l], &value, sizeof(T)) != 0;
         std::memcpy(p[l], &value, sizeof(T));
     }

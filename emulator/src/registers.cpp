@@ -179,7 +179,7 @@ std::vector<uint32_t> allocate_registers(Kernel& kernel, const std::vector<Regis
     kernel.register_bytes = wide_base + used[1] * 256;
     std::vector<uint32_t> from_start;
     for (uint32_t r = 0; r < registers.size(); ++r)
-        if (get(in[0], r)) from_start.push_back(r);
+        if (get(in[block_at(kernel.entry)], r)) from_start.push_back(r);
     return from_start;
 }
 
