@@ -22,7 +22,6 @@ MUTANT_SEEDS = 4
 """Orders of warps, the fixed one among them, that a mutant must pass on each problem to count as unnoticed."""
 
 Verdict = Literal["caught", "redundant", "missed"]
-_MUST_BE_NOTICED = ("wait", "barrier", "phase_wait", "phase_arrive", "copy_arrive")
 _PATIENCE = 20  # times the instructions of the unbroken kernel before a mutant is taken for stuck
 
 
@@ -136,12 +135,31 @@ def make_case(runtime: str, problem: Any, *, block_n: int, seed: int) -> Case:
 
 
 def telling_cases(runtime: str, variant: Variant, seed: int) -> list[Case]:
-    """Return small problems in which every synchronisation has work to do: rings that turn, partial tiles."""
-    problems = importlib.import_module(f"{runtime}.problems")
-    schedule, problem = variant.schedule, variant.problem
-    block_m, block_n = schedule.block_m, schedule.block_n
-    ring = schedule.num_stages * block_n
+    """Return small problems in which every synchronisation has work to do: rings that turn, partial tiles.
+
+    The last has stages + 1 tiles: the ring ends in its first slot, whose bytes the epilogue uses again.
+    """
+    block_m, block_n = variant.schedule.block_m, variant.schedule.block_n
+    ring = variant.schedule.num_stages * block_n
     sizes = [(block_m, ring + 3 * block_n + 5), (block_m + 1, 2 * block_n), (2 * block_m + 3, ring + 2 * block_n - 1)]
+    sizes.append((block_m, ring + block_n))
+    return _plain_cases(runtime, variant, sizes, seed)
+
+
+def ring_cases(runtime: str, variant: Variant, seed: int) -> list[Case]:
+    """Return problems of 1, 2, stages, stages + 1 and 2 stages + 1 key tiles: rings that fill, turn and turn again.
+
+    Every other one ends in a partial tile, in queries and keys. A slot used again too early shows from stages + 1 on.
+    """
+    block_m, block_n, stages = variant.schedule.block_m, variant.schedule.block_n, variant.schedule.num_stages
+    tiles = sorted({1, 2, stages, stages + 1, 2 * stages + 1})
+    sizes = [(block_m - index % 2 * 5, count * block_n - index % 2 * 3) for index, count in enumerate(tiles)]
+    return _plain_cases(runtime, variant, sizes, seed)
+
+
+def _plain_cases(runtime: str, variant: Variant, sizes: Sequence[tuple[int, int]], seed: int) -> list[Case]:
+    problems = importlib.import_module(f"{runtime}.problems")
+    problem = variant.problem
     return [
         make_case(
             runtime,
@@ -152,7 +170,7 @@ def telling_cases(runtime: str, variant: Variant, seed: int) -> list[Case]:
                 head_dim=problem.head_dim,
                 is_causal=problem.is_causal,
             ),
-            block_n=block_n,
+            block_n=variant.schedule.block_n,
             seed=seed + index,
         )
         for index, (seqlen_q, seqlen_k) in enumerate(sizes)
@@ -251,12 +269,8 @@ def _first_notice(
 def _judged(mutant: Mutant, how: str, listed: Sequence[RedundantSync]) -> MutantResult:
     verdict: Verdict = "caught"
     if not how:
-        reasons = [one.reason for one in listed if mutant.change == "deleted" and _names(one, mutant.sync)]
-        must = mutant.sync.kind in _MUST_BE_NOTICED
-        verdict = "redundant" if reasons or not must else "missed"
-        how = (
-            reasons[0] if reasons else "" if must else "no check needs it here; no reason is listed, so judge the line"
-        )
+        how = next((one.reason for one in listed if mutant.change == "deleted" and _names(one, mutant.sync)), "")
+        verdict = "redundant" if how else "missed"
     sync = mutant.sync
     return MutantResult(line=sync.line, instruction=sync.text, change=mutant.change, verdict=verdict, how=how)
 

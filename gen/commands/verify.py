@@ -40,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="run each problem under N random orders of warps too, in the emulator: same bits, no finding",
+        help="run each problem, and rings of 1 to 2 stages + 1 tiles, under N random orders of warps too, in the "
+        "emulator: same bits, no finding",
     )
     parser.add_argument(
         "--mutate",
@@ -104,6 +105,7 @@ def _stress(
                     stress.make_case(runtime, one.problem, block_n=block_n, seed=args.seed + index)
                     for index, one in enumerate(checked[number].results)
                 ]
+                cases += stress.ring_cases(runtime, shipped.variant, args.seed)
                 seeds.append(stress.check_seeds(shipped, cases, args.seeds))
             if args.mutate:
                 _progress(f"mutants: {of}")

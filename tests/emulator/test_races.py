@@ -54,6 +54,21 @@ def is_clean(body: str, *, block: int = 64) -> None:
         assert launch(body, seed=seed, block=block).findings == []
 
 
+def test_ldmatrix_reads_for_all_lanes_at_once_where_plain_loads_do_not():
+    """The edge "ldmatrix" of gen/redundant_syncs.py. Both give a lane its own word, which its neighbour then writes."""
+    ldmatrix = (
+        "and.b32 %r7, %r1, 7; shl.b32 %r7, %r7, 4; shl.b32 %r8, %r4, 7; add.s32 %r7, %r7, %r8; mov.u32 %r8, smem;"
+        "add.s32 %r7, %r7, %r8; ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r6}, [%r7];\n"
+    )
+    before, after = (
+        WRITE_OWN + "bar.warp.sync -1;\n",
+        READ_NEXT_LANE.replace("ld.shared.u32 %r6, [%r7]", "st.shared.u32 [%r7], %r6"),
+    )
+    is_clean(before + ldmatrix + after)
+    assert "wrote" not in race(before + READ_OWN + after)
+    is_clean(before + READ_OWN + "bar.warp.sync -1;\n" + after)
+
+
 def test_warps_exchange_through_a_barrier():
     is_clean(WRITE_OWN + "bar.sync 0;\n" + READ_NEXT_WARP + OUT)
 

@@ -366,7 +366,9 @@ flash_fwd_sm80_bf16_hd40_causal1_m128_n64_w4_s2_qreg0(const __grid_constant__ Fl
                     q_reg[m][kKSteps][1] = q_frag[1];
                 }
             }
-            __syncthreads();  // Q's bytes may be overwritten by K and V
+            // Q's bytes may be overwritten by K and V. Where each warp copies to its own rows of Q alone only the promise is
+            // missing that ldmatrix has read for all lanes when it is over.
+            __syncthreads();
         }
         copier.copy<kBlockN, true>(k_smem, k_src, k_row_bytes, keys_left);
         copier.copy<kBlockN, true>(v_smem, v_src, v_row_bytes, keys_left);
@@ -429,7 +431,9 @@ flash_fwd_sm80_bf16_hd40_causal1_m128_n64_w4_s2_qreg0(const __grid_constant__ Fl
 
     // Epilogue: normalise, write lse, and stage O in shared memory to store it by rows of 16-byte chunks.
     if constexpr (kQInRegs) {
-        __syncthreads();  // no thread still reads the tiles that O overwrites
+        // No thread still reads the tiles that O overwrites. With one stage and an O no larger than K nobody does anyway:
+        // the last barrier of the loop is after the reads of K. With a single warp it is for ldmatrix, as below.
+        __syncthreads();
     } else {
         // A warp overwrites its own rows of Q only, when all its lanes have read them. ldmatrix executes for the warp as a
         // whole, so its reads are done; the PTX memory model does not promise it, and this costs nothing.
