@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-full check clean
+.PHONY: help setup demo test test-full check sanitize clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\): .*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -26,6 +26,9 @@ test-full: setup ## the same and the slow sweeps
 
 check: setup ## lint, format, types and the tests that need neither nvcc nor a GPU
 	@PYTHON=$(BIN)/python scripts/check
+
+sanitize: setup ## the emulator and the launcher under gcc's sanitizers, and all warnings as errors
+	@PYTHON=$(abspath $(BIN))/python scripts/sanitize
 
 clean: ## remove what was made: out, .venv, dist, tool caches
 	rm -rf out dist $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -25,7 +25,7 @@ _COMMON = (
     "driver", "launch", "report", "select", "checks", "race", "global_race", "barriers", "mbarrier_state", "schedule",
     "parallel", "print",
 )  # fmt: skip
-_FLAGS = ("-std=c++17", "-fvisibility=hidden", "-fwrapv", "-fno-strict-aliasing", "-pthread")
+FLAGS = ("-std=c++17", "-fvisibility=hidden", "-fwrapv", "-fno-strict-aliasing", "-pthread")
 # Arithmetic as written: no contraction into fma. errno and floating-point exceptions are nobody's business here.
 _ARITHMETIC = ("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
 _AVX2 = ("-O3", *_ARITHMETIC, "-DKW_ISA=isa_avx2", "-mavx2", "-mfma", "-mf16c", "-mbmi", "-mpopcnt")
@@ -60,4 +60,4 @@ def library_path() -> Path:
     """
     depends = [*SOURCE_DIR.glob("*.h"), SOURCE_DIR / "exports.map"]
     sources = units(platform.machine())
-    return compile_shared(sources, _FLAGS, SONAME, settings.cache_dir(), link_flags=_LINK, depends=depends)
+    return compile_shared(sources, FLAGS, SONAME, settings.cache_dir(), link_flags=_LINK, depends=depends)
