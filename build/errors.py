@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kernelwright.gen.errors import BuildError
 
 
@@ -10,4 +12,12 @@ class ToolchainError(BuildError):
 
 
 class CompileError(BuildError):
-    """At least one kernel did not compile; each was reported when it failed."""
+    """At least one kernel did not compile; each was reported when it failed.
+
+    Args:
+        failed: names of those that failed, as far as they are known.
+    """
+
+    def __init__(self, message: str, failed: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.failed = tuple(failed)

@@ -147,7 +147,9 @@ def run_ninja(out: Path, ninja: Path, jobs: int, lock: int, progress: TextIO) ->
     if status:
         failed = ", ".join(shown.failed)
         reason = f"did not compile: {failed}" if failed else f"ninja failed with exit status {status}"
-        raise CompileError(f"{reason}. Nothing was installed or replaced; mend the cause and build again.")
+        raise CompileError(
+            f"{reason}. Nothing was installed or replaced; mend the cause and build again.", shown.failed
+        )
 
 
 def _stop(process: subprocess.Popen[str]) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from kernelwright.build.launcher import emulator_library
 from kernelwright.gen.spec import Variant
 from kernelwright.tuner.compile import NinjaCompiler
+from kernelwright.tuner.isolation import Limits
 from kernelwright.tuner.model import MODEL_VERSION
-from kernelwright.tuner.results import Label
+from kernelwright.tuner.results import Label, Outcome
 from kernelwright.tuner.score import ModelScorer
 from kernelwright.tuner.scratch import ScratchModule, make_scratch
 from kernelwright.tuner.target import Target
@@ -15,7 +16,8 @@ from kernelwright.tuner.verify import ModuleVerifier
 from kernelwright.tuner.work import InPlaceExecutor, Scorer, Work
 from kernelwright.tuner.workers import WorkerProcesses
 
-_JUDGE_TIMEOUT_S = 300.0  # a kernel takes seconds; what takes minutes hangs
+LIMITS = Limits(start_s=120.0, job_s=300.0, stage_s=120.0)
+"""Of judging a kernel, which takes seconds; what takes minutes hangs."""
 
 
 def scorer_version(label: Label) -> str:
@@ -37,16 +39,33 @@ def make_work(request: Request, target: Target, compiler: NinjaCompiler, first: 
     scratch = make_scratch(
         compiler.out, first, target.device, emulator=None if on_gpu else emulator_library(), jobs=compiler.jobs
     )
-    workers = WorkerProcesses(1 if on_gpu else request.jobs)  # one process a GPU: nobody disturbs a measurement
+    workers = WorkerProcesses(
+        1 if on_gpu else request.jobs,  # one process a GPU: nobody disturbs a measurement
+        limits=LIMITS,
+        device=target.gpu.name if target.gpu else "the emulator",
+        probe=_gpu_answers if on_gpu else None,
+        spoils=_is_fault if on_gpu else lambda _: False,
+    )
     return Work(
         compiler=compiler,
         verifier=ModuleVerifier(scratch=scratch, on_gpu=on_gpu),
         scorer=_scorer(request, target, scratch),
         compiling=InPlaceExecutor(),
         judging=workers,
-        timeout_s=_JUDGE_TIMEOUT_S,
+        timeout_s=2 * (LIMITS.start_s + LIMITS.job_s),
         restart=workers.restart,
     )
+
+
+def _gpu_answers() -> None:
+    from kernelwright.tuner.measure import require_gpu_answers
+
+    require_gpu_answers()
+
+
+def _is_fault(outcome: Outcome) -> bool:
+    """Whether what happened may have spoilt the CUDA context of the process, in which every later launch fails."""
+    return outcome.status == "launch"
 
 
 def _scorer(request: Request, target: Target, scratch: ScratchModule) -> Scorer:

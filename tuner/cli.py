@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=int, default=0, metavar="S", help="of every random choice (default: 0)")
     run.add_argument("--storage", metavar="FILE|URL", help="Optuna storage (default: a journal file in OUT/tuner)")
     run.add_argument("--resume", action="store_true", help="continue a study that has results")
+    run.add_argument("--retry-quarantined", action="store_true", help="with --resume: try what failed again")
     run.add_argument("--out", type=_folder, default=Path("out"), metavar="DIR", help="where (default: out)")
     run.add_argument("--jobs", type=int, metavar="N", help="compilations and checks at a time (default: all cores)")
     run.add_argument("--dry-run", action="store_true", help="count points and refusals; needs no GPU and no nvcc")

@@ -61,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
         jobs=args.jobs or usable_cores(),
         resume=args.resume,
         gpu=target.gpu,
+        retry_quarantined=args.retry_quarantined,
     )
     result, published = tune_and_publish(request, target, args.module, args.out)
     if args.json:
@@ -124,6 +125,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--jobs must be at least 1, got {args.jobs}")
     if not 0 <= args.seed < 1 << 32:
         raise UsageError(f"--seed must be from 0 to 4294967295, got {args.seed}")
+    if args.retry_quarantined and not args.resume:
+        raise UsageError("--retry-quarantined needs --resume: it is about an earlier run")
     if args.space == "":
         raise UsageError(f"SPACE is empty; known: {', '.join(space_names())}, or a path ending in .yaml")
     if args.out.exists() and not args.out.is_dir():
@@ -154,7 +157,7 @@ def _plain(request: Request, result: Result, published: Published) -> dict[str, 
         "search": facts.end,
         "failures": failures(result.outcomes),
         "failed": [
-            {"variant": one.variant.name, "status": one.status, "detail": one.detail}
+            {"variant": one.variant.name, "kind": one.kind, "detail": one.detail}
             for one in result.outcomes
             if one.status != "ok"
         ],

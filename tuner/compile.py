@@ -13,7 +13,10 @@ from kernelwright.build.errors import CompileError
 from kernelwright.build.kernels import BuiltKernel, build_kernels
 from kernelwright.gen.render import include_dir, render
 from kernelwright.gen.spec import Variant
+from kernelwright.tuner.results import Status
 from kernelwright.tuner.work import Compiled
+
+_TIMED_OUT = "did not end within"  # of build/compile_kernel.py
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,20 +27,37 @@ class NinjaCompiler:
     jobs: int | None = None
 
     def compile(self, variants: Sequence[Variant]) -> list[Compiled]:
-        """Compile all; after a failure one by one, to learn which one it is."""
-        try:
-            built = build_kernels(variants, self.out, num_jobs=self.jobs, progress=io.StringIO())
-        except CompileError:
-            return [self._compile_one(variant) for variant in variants]
-        return [_compiled(kernel) for kernel in built]
+        """Compile all. What fails is not tried again; what it kept from being compiled is compiled without it."""
+        done: dict[str, Compiled] = {}
+        left = list(variants)
+        while left:
+            said = io.StringIO()
+            try:
+                built = build_kernels(left, self.out, num_jobs=self.jobs, progress=said)
+            except CompileError as error:
+                failed = [variant for variant in left if variant.name in error.failed]
+                if not failed and len(left) > 1:  # ninja itself failed; with one at a time it may not
+                    return [done.get(one.name) or self.compile([one])[0] for one in variants]
+                for variant in failed or left:
+                    fault = _said_of(variant, said.getvalue()) or str(error)
+                    status: Status = "timeout" if _TIMED_OUT in fault else "compile"
+                    done[variant.name] = Compiled(variant=variant, kernel=None, fault=fault, fault_status=status)
+                left = [variant for variant in left if variant.name not in done]
+            else:
+                done |= {kernel.variant.name: _compiled(kernel) for kernel in built}
+                left = []
+        return [done[variant.name] for variant in variants]
 
-    def _compile_one(self, variant: Variant) -> Compiled:
-        said = io.StringIO()
-        try:
-            return _compiled(build_kernels([variant], self.out, num_jobs=1, progress=said)[0])
-        except CompileError as error:
-            lines = [line for line in said.getvalue().splitlines() if line and not line.startswith("[")]
-            return Compiled(variant=variant, kernel=None, fault="\n".join(lines) or str(error))
+
+def _said_of(variant: Variant, said: str) -> str:
+    """Return what the compiler said of a variant: the line that its name begins, and the indented ones below."""
+    lines: list[str] = []
+    for line in said.splitlines():
+        if line.startswith(f"{variant.name}:") or (lines and line.startswith(" ")):
+            lines.append(line)
+        elif lines:
+            break
+    return "\n".join(lines)
 
 
 def _compiled(kernel: BuiltKernel) -> Compiled:

@@ -11,6 +11,14 @@ class NoLegalPointError(TunerError):
     """A space whose every point some rule refuses on this device."""
 
 
+class StoreError(TunerError):
+    """A store of results that cannot be read or written."""
+
+
+class DeviceGivenUpError(TunerError):
+    """A device that answers no more, or whose workers are lost one after the other."""
+
+
 class StudyExistsError(TunerError):
     """A study that holds results and was not asked to be continued."""
 

@@ -90,7 +90,7 @@ def tuned_row(choice: Choice, outcomes: Sequence[Outcome], facts: StudyFacts) ->
 
 def failures(outcomes: Sequence[Outcome]) -> dict[str, int]:
     """Return how many points failed, by kind."""
-    return dict(sorted(Counter(one.status for one in outcomes if one.status != "ok").items()))
+    return dict(sorted(Counter(one.kind for one in outcomes if one.status != "ok").items()))
 
 
 def merge(old: Table | None, new: Table) -> Table:

@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,6 +33,8 @@ class Ledger(Protocol):
     def ask(self, count: int) -> Sequence[Variant]: ...
 
     def tell(self, outcome: Outcome) -> None: ...
+
+    def adopt(self, outcome: Outcome) -> None: ...
 
     def abandon(self) -> int: ...
 
@@ -100,6 +102,14 @@ def is_json(line: bytes) -> bool:
     return True
 
 
+def exists_text(name: str, finished: int, where: str) -> str:
+    """Return why a study that has results is not begun again."""
+    return (
+        f"study {name} has {finished} finished trials in {where}. Continue it with --resume, or start another "
+        "with --out OTHER"
+    )
+
+
 def require_same(name: str, where: str, known: Mapping[str, object], now: Mapping[str, object]) -> None:
     """Refuse to go on with a study of another identity.
 
@@ -122,8 +132,9 @@ def _short(value: object) -> str:
 
 
 def plain(outcome: Outcome) -> dict[str, object]:
-    """Return an outcome as plain data."""
-    data = asdict(outcome)
+    """Return an outcome as plain data, without the raw samples, which are in the store."""
+    data = asdict(replace(outcome, samples={}, states={}))
+    del data["samples"], data["states"]
     return data | {"variant": outcome.variant.name, "figures": dict(outcome.figures)}
 
 

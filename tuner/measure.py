@@ -15,10 +15,12 @@ import torch
 
 from kernelwright.gen.devices import Device
 from kernelwright.gen.spec import ForwardProblem
+from kernelwright.tuner.gpu_state import current_pci_bus_id, read_state
+from kernelwright.tuner.isolation import stage
 from kernelwright.tuner.results import Label
 from kernelwright.tuner.scratch import ScratchModule
 from kernelwright.tuner.shapes import Shape
-from kernelwright.tuner.work import Compiled
+from kernelwright.tuner.work import Compiled, Scored
 
 MEASURE_VERSION = 1
 _WARM_UP_CALLS = 3
@@ -53,9 +55,27 @@ def median_us(
     call: Callable[[], object], timer: Timer, *, warm_up: int = _WARM_UP_CALLS, repetitions: int = _REPETITIONS
 ) -> float:
     """Return the median of the samples after those of the warm-up."""
+    return statistics.median(samples_us(call, timer, warm_up=warm_up, repetitions=repetitions))
+
+
+def samples_us(
+    call: Callable[[], object], timer: Timer, *, warm_up: int = _WARM_UP_CALLS, repetitions: int = _REPETITIONS
+) -> list[float]:
+    """Return the samples after those of the warm-up."""
     for _ in range(warm_up):
         timer.sample_us(call)
-    return statistics.median(timer.sample_us(call) for _ in range(repetitions))
+    return [round(timer.sample_us(call), 3) for _ in range(repetitions)]
+
+
+def require_gpu_answers() -> None:
+    """Compute one sum on the current GPU.
+
+    Raises:
+        RuntimeError: if it does not answer, or not rightly.
+    """
+    found = float(torch.ones(1024, device="cuda").sum().item())
+    if found != 1024:
+        raise RuntimeError(f"the GPU adds 1024 ones to {found:g}")
 
 
 def make_inputs(problem: ForwardProblem, shape: Shape, device: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -91,13 +111,28 @@ class GpuScorer:
     def label(self) -> Label:
         return "measured"
 
-    def score(self, compiled: Compiled) -> dict[str, float]:
+    def score(self, compiled: Compiled) -> Scored:
         timer = CudaTimer(self.device.l2_mib)
+        samples: dict[str, list[float]] = {}
+        states: dict[str, dict[str, Any]] = {}
         with self.scratch.holding(compiled) as module:
-            return {shape.name: self._time(module, compiled, shape, timer) for shape in self.shapes}
+            for shape in self.shapes:
+                stage(f"measuring {shape.name}")
+                samples[shape.name] = self._samples(module, compiled, shape, timer)
+                state = read_state(current_pci_bus_id() if torch.cuda.is_available() else None)
+                if state is not None:
+                    states[shape.name] = state
+        figures = {name: round(statistics.median(values), 3) for name, values in samples.items()}
+        return Scored(figures=figures, samples=samples, states=states)
 
-    def _time(self, module: Any, compiled: Compiled, shape: Shape, timer: Timer) -> float:  # Any: imported at run time
+    def _samples(
+        self,
+        module: Any,  # Any: imported at run time
+        compiled: Compiled,
+        shape: Shape,
+        timer: Timer,
+    ) -> list[float]:
         problem = compiled.variant.problem
         q, k, v = make_inputs(problem, shape, "cuda")
         out = torch.empty_like(q)
-        return round(median_us(lambda: module.flash_attn_func(q, k, v, causal=problem.is_causal, out=out), timer), 3)
+        return samples_us(lambda: module.flash_attn_func(q, k, v, causal=problem.is_causal, out=out), timer)

@@ -1,33 +1,21 @@
-"""The ledger without Optuna: a file of JSON lines, in which every point of the pool is tried, the default first."""
+"""The ledger without Optuna: every point of the pool is tried, the default first. The store keeps what came of them."""
 
 from __future__ import annotations
 
-import json
-import os
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Sequence
 
 from kernelwright.gen.spec import Variant
-from kernelwright.tuner.errors import StudyExistsError
-from kernelwright.tuner.interrupts import uninterrupted
-from kernelwright.tuner.ledger import Identity, mend_journal, only_run, outcome_from, plain, require_same
 from kernelwright.tuner.pool import Pool
 from kernelwright.tuner.results import Outcome
 
-SUFFIX = ".points.jsonl"
-
 
 class PlainLedger:
-    """Points in an order that the seed decides; outcomes are on the disk before the next point is tried."""
+    """Points in an order that the seed decides."""
 
-    def __init__(self, path: Path, order: list[Variant], told: list[Outcome]) -> None:
-        self._path, self._outcomes = path, told
-        tried = {outcome.variant for outcome in told}
-        self._free = [variant for variant in order if variant not in tried]
-        self._asked: list[Variant] = []
+    def __init__(self, order: Sequence[Variant]) -> None:
+        self._free, self._asked = list(order), list[Variant]()
+        self._outcomes: list[Outcome] = []
 
     @property
     def num_tried(self) -> int:
@@ -48,11 +36,15 @@ class PlainLedger:
         return taken
 
     def tell(self, outcome: Outcome) -> None:
-        """Keep what came of a point that was asked for."""
-        with uninterrupted():
-            self._asked.remove(outcome.variant)
-            _append(self._path, plain(outcome))
-            self._outcomes.append(outcome)
+        """Take what came of a point that was asked for."""
+        self._asked.remove(outcome.variant)
+        self._outcomes.append(outcome)
+
+    def adopt(self, outcome: Outcome) -> None:
+        """Take what came of a point in an earlier run."""
+        if outcome.variant in self._free:
+            self._free.remove(outcome.variant)
+        self._outcomes.append(outcome)
 
     def abandon(self) -> int:
         """Give back the points that were asked for and not told; return how many."""
@@ -61,38 +53,9 @@ class PlainLedger:
         return count
 
 
-@contextmanager
-def open_plain_ledger(path: Path, pool: Pool, identity: Identity, *, seed: int, resume: bool) -> Iterator[PlainLedger]:
-    """Begin the study in a file, or continue it; nobody else may meanwhile.
-
-    Raises:
-        TunerError: if another run is at work in the file.
-        StudyExistsError: if it has results and `resume` is not set.
-        StudyChangedError: if it was made with another identity.
-    """
-    with only_run(path, "give another --out"):
-        mend_journal(path)
-        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        told = [outcome_from(line) for line in lines[1:]]
-        if told and not resume:
-            raise StudyExistsError(f"{path} has {len(told)} finished points. Continue with --resume, or remove it")
-        if told:
-            require_same(path.name, str(path), lines[0], asdict(identity))
-        else:
-            path.unlink(missing_ok=True)
-            _append(path, asdict(identity))
-        yield PlainLedger(path, _order(pool, seed), told)
-
-
-def _order(pool: Pool, seed: int) -> list[Variant]:
+def plain_order(pool: Pool, seed: int) -> list[Variant]:
+    """Return the points of a pool in random order, the default first."""
     points = list(pool.legal)
     random.Random(seed).shuffle(points)
     points.sort(key=lambda point: point != pool.default)
     return [pool.legal[point] for point in points]
-
-
-def _append(path: Path, data: object) -> None:
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(data) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())

@@ -38,7 +38,7 @@ class Progress:
         self._stream, self._label, self._total, self._clock = stream, label, total, clock
         self._started, self._budget_s, self._predicted_s = clock(), budget_s, predicted_s
         self._before = self._done = len(tried)
-        self._failures = Counter(one.status for one in tried if one.status != "ok")
+        self._failures = Counter(one.kind for one in tried if one.status != "ok")
         self._best = min((one.score for one in tried), default=float("inf"))
         self._last_line = self._started - _EVERY_S
         self._doing = ""
@@ -57,7 +57,7 @@ class Progress:
         self._doing = ""
         self._best = min(self._best, outcome.score)
         if outcome.status != "ok":
-            self._failures[outcome.status] += 1
+            self._failures[outcome.kind] += 1
         self._show(force=self._done >= self._total)
 
     def close(self) -> None:

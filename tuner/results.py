@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -14,6 +14,18 @@ Status = Literal["ok", "compile", "spill", "launch", "wrong", "timeout"]
 """`illegal` points are counted when the pool is made and never tried."""
 
 STATUSES: tuple[Status, ...] = get_args(Status)
+
+Kind = Literal["correct", "constraints", "compile", "runtime", "timeout", "correctness"]
+"""What became of a point, in the words of the T4 format for tuning results; stores, tables and reports use these."""
+
+INVALIDITY: dict[Status, Kind] = {
+    "ok": "correct",
+    "compile": "compile",
+    "spill": "constraints",  # a rule of ours that only the compiler can check
+    "launch": "runtime",
+    "wrong": "correctness",
+    "timeout": "timeout",
+}
 
 FIGURE_FIELD: dict[Label, str] = {"modelled": "model_cycles", "measured": "time_us"}
 """The name of a figure says what it is; the two are never compared."""
@@ -38,6 +50,8 @@ class Outcome:
         blocks_per_sm: thread blocks that an SM holds.
         verified: the check that it passed, as a table records it.
         seconds: how long trying it took, compiling aside.
+        samples: the raw times behind each figure, by shape name; none for modelled figures.
+        states: clocks, power and throttle reasons of the GPU after the samples of a shape, where it tells them.
     """
 
     variant: Variant
@@ -49,6 +63,13 @@ class Outcome:
     blocks_per_sm: int = 0
     verified: Mapping[str, object] | None = None
     seconds: float = 0.0
+    samples: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    states: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> Kind:
+        """What became of it, in the words of tables and reports."""
+        return INVALIDITY[self.status]
 
     @property
     def score(self) -> float:

@@ -50,9 +50,11 @@ class ScratchModule:
             content["devices"] = {self.device.name: content["devices"].pop(self.device.name), **content["devices"]}
             put_folder(table, files | {TABLE_FILE: table_bytes(content)})
             module.load_table(table)
-            with module.force_variant(name):
-                yield module
-            module.load_table(None)
+            try:
+                with module.force_variant(name):
+                    yield module
+            finally:
+                module.load_table(None)  # whatever a kernel did, the next call must not find it
 
     def _import(self) -> Any:  # Any: as above
         parent = str(self.folder.parent)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -14,10 +14,20 @@ from optuna.trial import TrialState
 from kernelwright.gen.spec import Variant
 from kernelwright.tuner.errors import StudyExistsError, TunerError
 from kernelwright.tuner.interrupts import uninterrupted
-from kernelwright.tuner.ledger import Identity, is_json, mend_journal, only_run, outcome_from, plain, require_same
+from kernelwright.tuner.ledger import (
+    Identity,
+    exists_text,
+    is_json,
+    mend_journal,
+    only_run,
+    outcome_from,
+    plain,
+    require_same,
+)
 from kernelwright.tuner.pool import Pool
 from kernelwright.tuner.results import Outcome
 from kernelwright.tuner.sampler import TAKEN, PoolSampler, distributions, point_of_params
+from kernelwright.tuner.space import FIELDS, point_of
 
 FAILED_VALUE = 1e12
 """Told for a failed point: worse than any cycles or microseconds, and finite, so that every storage keeps it."""
@@ -96,11 +106,31 @@ class Ledger:
         """Keep what came of a point that was asked for."""
         with uninterrupted():
             trial = self._asked.pop(outcome.variant.name)
-            trial.set_user_attr("variant", outcome.variant.name)
-            trial.set_user_attr("status", outcome.status)
-            trial.set_user_attr("label", self._study.user_attrs["label"])
-            trial.set_user_attr("outcome", plain(outcome))
+            for name, value in self._attributes(outcome).items():
+                trial.set_user_attr(name, value)
             self._study.tell(trial, outcome.score if outcome.status == "ok" else FAILED_VALUE)
+
+    def adopt(self, outcome: Outcome) -> None:
+        """Take what came of a point elsewhere, as a finished trial."""
+        params = dict(zip(FIELDS, point_of(outcome.variant.schedule), strict=True))
+        trial = optuna.trial.create_trial(
+            state=TrialState.COMPLETE,
+            params=params,
+            distributions=self._distributions,
+            value=outcome.score if outcome.status == "ok" else FAILED_VALUE,
+            user_attrs=self._attributes(outcome),
+        )
+        with uninterrupted():
+            self._study.add_trial(trial)
+
+    def _attributes(self, outcome: Outcome) -> dict[str, Any]:  # Any: plain data
+        return {
+            "variant": outcome.variant.name,
+            "status": outcome.status,
+            "kind": outcome.kind,
+            "label": self._study.user_attrs["label"],
+            "outcome": plain(outcome),
+        }
 
     def abandon(self) -> int:
         """Give back the points that were asked for and not told, as after Ctrl-C; return how many."""
@@ -113,7 +143,16 @@ class Ledger:
 
 
 def open_ledger(
-    storage: Any, name: str, pool: Pool, identity: Identity, *, seed: int, guided: bool, resume: bool, where: str
+    storage: Any,
+    name: str,
+    pool: Pool,
+    identity: Identity,
+    *,
+    seed: int,
+    guided: bool,
+    resume: bool,
+    where: str,
+    freed: Collection[str] = (),
 ) -> Ledger:
     """Create the study `name`, or continue it.
 
@@ -126,6 +165,7 @@ def open_ledger(
         guided: whether TPE chooses the order.
         resume: whether an existing study may be continued.
         where: the storage as the user named it, for messages.
+        freed: variants to be tried again; a study that has results of them is made anew, without results.
 
     Raises:
         StudyExistsError: if it has results and `resume` is not set.
@@ -136,15 +176,17 @@ def open_ledger(
         study = optuna.create_study(
             storage=storage, study_name=name, direction="minimize", load_if_exists=True, sampler=sampler
         )
-        finished = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+        done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        finished = len(done)
         if finished and not resume:
-            raise StudyExistsError(
-                f"study {name} has {finished} finished trials in {where}. Continue it with --resume, or start another "
-                "with --storage OTHER (or remove the file)"
-            )
+            raise StudyExistsError(exists_text(name, finished, where))
         known = dict(study.user_attrs)
         if finished:
             require_same(name, where, known, asdict(identity))
+        if any(trial.user_attrs.get("variant") in freed for trial in done):
+            optuna.delete_study(study_name=name, storage=storage)
+            study = optuna.create_study(storage=storage, study_name=name, direction="minimize", sampler=sampler)
+            known = {}
         for key, value in asdict(identity).items():
             if known.get(key) != value:
                 study.set_user_attr(key, value)

@@ -14,16 +14,17 @@ from typing import TextIO
 
 from kernelwright.gen.devices import Device
 from kernelwright.gen.spec import Variant
-from kernelwright.tuner.errors import TunerError
+from kernelwright.tuner.errors import StudyExistsError, TunerError
 from kernelwright.tuner.export import StudyFacts, failures
-from kernelwright.tuner.ledger import Identity, Ledger
-from kernelwright.tuner.plain_study import SUFFIX, open_plain_ledger
+from kernelwright.tuner.ledger import Identity, Ledger, exists_text
+from kernelwright.tuner.plain_study import PlainLedger, plain_order
 from kernelwright.tuner.pool import Pool
 from kernelwright.tuner.progress import Progress
 from kernelwright.tuner.report import plan_text, predicted_minutes
 from kernelwright.tuner.results import Choice, Outcome, choose
 from kernelwright.tuner.search import Budget, search
 from kernelwright.tuner.space import Space
+from kernelwright.tuner.store import SUFFIX, Store, StoredLedger, open_store
 from kernelwright.tuner.target import Gpu
 from kernelwright.tuner.work import Work
 
@@ -42,6 +43,7 @@ class Request:
         seed: of every random choice.
         jobs: compilations and judgements at a time.
         resume: continue an existing study.
+        retry_quarantined: try what failed in earlier runs again.
         gpu: what measures, and the only device that the row is for; None for modelled figures.
     """
 
@@ -55,11 +57,19 @@ class Request:
     jobs: int
     resume: bool
     gpu: Gpu | None = None
+    retry_quarantined: bool = False
 
     @property
     def where(self) -> str:
-        name = f"{self.space.study_name}{'.journal' if has_optuna() else SUFFIX}"
-        return self.storage or str(self.out / name)
+        """Where the study is: Optuna's storage, or the store alone."""
+        if not has_optuna():
+            return str(self.store)
+        return self.storage or str(self.out / f"{self.space.study_name}.journal")
+
+    @property
+    def store(self) -> Path:
+        """The file of every result."""
+        return self.out / f"{self.space.study_name}{SUFFIX}"
 
     @property
     def num_planned(self) -> int:
@@ -164,15 +174,31 @@ def has_optuna() -> bool:
 
 
 @contextmanager
-def _open_ledger(request: Request, identity: Identity, stream: TextIO) -> Iterator[Ledger]:
-    """Yield the ledger of a study; see `study.open_ledger` for what it raises."""
+def _open_ledger(request: Request, identity: Identity, stream: TextIO) -> Iterator[StoredLedger]:
+    """Yield the ledger of a study, on top of its store; see `store.open_store` and `study.open_ledger` for errors."""
     if not has_optuna():
         if request.storage:
             raise TunerError("--storage needs optuna, which is not installed. Install it, or leave --storage out")
         print("tuner: optuna is not installed: the search is exhaustive, in random order", file=stream, flush=True)
-        path = Path(request.where)
-        with open_plain_ledger(path, request.pool, identity, seed=request.seed, resume=request.resume) as plain:
-            yield plain
+    name, gpu = request.space.study_name, request.gpu
+    fingerprint = None if gpu is None else {"name": gpu.name, "sm": gpu.sm, "driver": gpu.driver}
+    with open_store(request.store, name, identity, fingerprint=fingerprint) as store:
+        if store.num_others:
+            print(f"tuner: {store.others_text()}", file=stream, flush=True)
+        known = len(store.outcomes())
+        if known and not request.resume:
+            raise StudyExistsError(exists_text(name, known, str(request.store)))
+        if request.retry_quarantined:
+            freed = store.release_failed()
+            print(f"tuner: {freed} points that failed earlier are tried again", file=stream, flush=True)
+        with _open_study(request, identity, store) as ledger:
+            yield StoredLedger(ledger, store)
+
+
+@contextmanager
+def _open_study(request: Request, identity: Identity, store: Store) -> Iterator[Ledger]:
+    if not has_optuna():
+        yield PlainLedger(plain_order(request.pool, request.seed))
         return
     import optuna
 
@@ -189,6 +215,7 @@ def _open_ledger(request: Request, identity: Identity, stream: TextIO) -> Iterat
             guided=len(request.pool.legal) > request.budget.trials,
             resume=request.resume,
             where=request.where,
+            freed=store.freed,
         )
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from kernelwright.build.kernels import BuiltKernel
 from kernelwright.gen.devices import Device
 from kernelwright.gen.spec import Variant
+from kernelwright.tuner.isolation import WorkerLostError, stage
 from kernelwright.tuner.occupancy import occupancy
 from kernelwright.tuner.results import Label, Outcome, Status
 
@@ -31,6 +32,7 @@ class Compiled:
     registers: int = 0
     spill_bytes: int = 0
     fault: str = ""
+    fault_status: Status = "compile"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,15 @@ class Verdict:
     status: Status
     detail: str = ""
     record: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """Figures by shape name, with the samples and the GPU's state behind them; see `Outcome`."""
+
+    figures: Mapping[str, float]
+    samples: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    states: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
 
 class Compiler(Protocol):
@@ -60,7 +71,7 @@ class Scorer(Protocol):
     @property
     def label(self) -> Label: ...
 
-    def score(self, compiled: Compiled) -> dict[str, float]: ...
+    def score(self, compiled: Compiled) -> Mapping[str, float] | Scored: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +82,7 @@ class Work:
         compiler, verifier, scorer: the three kinds of work.
         compiling: executor that compiles a batch; by default in place, since ninja has its own processes.
         judging: executor that verifies and scores one kernel at a time.
-        timeout_s: how long one kernel may be judged.
+        timeout_s: how long to wait for any answer of `judging`, where that has no deadlines of its own.
         restart: frees what is stuck in `judging`, or replaces what was lost there.
     """
 
@@ -99,9 +110,13 @@ class InPlaceExecutor(Executor):
 def judge_all(batch: Sequence[Compiled], work: Work, device: Device) -> Iterator[Outcome]:
     """Yield what comes of each kernel, as it comes.
 
-    All are judged side by side. When a worker dies or none answers in time, those without an answer are judged
-    again one by one, so that the blame falls on the right one.
+    All are judged side by side. `WorkerProcesses` says which kernel cost it a process. Of other executors: when a
+    worker dies or none answers in time, those without an answer are judged again one by one, so that the blame falls
+    on the right one.
     """
+    if isinstance(work.judging, InPlaceExecutor):  # each is told before the next is begun
+        yield from (judge(compiled, work.verifier, work.scorer, device) for compiled in batch)
+        return
     pending: dict[Future[Outcome], Compiled] = {}
     suspects: list[Compiled] = []
     for compiled in batch:
@@ -115,6 +130,8 @@ def judge_all(batch: Sequence[Compiled], work: Work, device: Device) -> Iterator
             compiled = pending.pop(future)
             try:
                 yield future.result(timeout=0)
+            except WorkerLostError as error:
+                yield _lost(compiled, "timeout" if error.kind == "timeout" else "launch", error.detail)
             except (BrokenExecutor, CancelledError, TimeoutError):
                 suspects.append(compiled)
     if suspects:
@@ -128,11 +145,14 @@ def _judge_alone(compiled: Compiled, work: Work, device: Device) -> Outcome:
     try:
         return future.result(timeout=work.timeout_s)
     except TimeoutError:
-        status: Status = "timeout"
-        detail = f"no answer within {work.timeout_s:g} s"
+        work.restart()
+        return _lost(compiled, "timeout", f"no answer within {work.timeout_s:g} s")
     except BrokenExecutor:
-        status, detail = "launch", "the worker process died"
-    work.restart()
+        work.restart()
+        return _lost(compiled, "launch", "the worker process died")
+
+
+def _lost(compiled: Compiled, status: Status, detail: str) -> Outcome:
     return Outcome(
         variant=compiled.variant,
         status=status,
@@ -162,19 +182,33 @@ def judge(compiled: Compiled, verifier: Verifier, scorer: Scorer, device: Device
         return Outcome(**common, status=status, detail=detail, seconds=time.monotonic() - started)
 
     if compiled.fault:
-        return failed("compile", compiled.fault)
+        return failed(compiled.fault_status, compiled.fault)
     if compiled.spill_bytes:
         return failed("spill", f"spills {compiled.spill_bytes} bytes a thread")
     if held.blocks < 1:
         return failed("launch", f"no thread block fits on an SM of {device.name}: {held.limit}")
     try:
+        stage("verifying")
         verdict = verifier.verify(compiled)
         if verdict.status != "ok":
             return failed(verdict.status, verdict.detail)
-        figures = scorer.score(compiled)
+        stage("scoring")
+        found = scorer.score(compiled)
+    except AssertionError:  # a fault of ours, not of the kernel
+        raise
     except Exception as error:  # anything a kernel or a driver does to us is a result about that kernel
         return failed("launch", f"{type(error).__name__}: {error}")
+    scored = found if isinstance(found, Scored) else Scored(figures=found)
+    figures = scored.figures
     bad = [name for name, figure in figures.items() if not 0 < figure < float("inf")]
     if bad or not figures:
         return failed("launch", f"no figure for {', '.join(bad) or 'any shape'}")
-    return Outcome(**common, status="ok", figures=figures, verified=verdict.record, seconds=time.monotonic() - started)
+    return Outcome(
+        **common,
+        status="ok",
+        figures=figures,
+        samples=scored.samples,
+        states=scored.states,
+        verified=verdict.record,
+        seconds=time.monotonic() - started,
+    )

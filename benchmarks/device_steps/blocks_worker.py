@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from device_steps.gpu_state import current_pci_bus_id, read_state
 from device_steps.modules import load_module
 from device_steps.peers import sdpa
 from device_steps.speed_shapes import Shape
 from device_steps.speed_worker import compare, figures, inputs, require_sound
 from device_steps.timing import Limits, Timing, capture_graph, cuda_timer, describe, interleaved
+from kernelwright.tuner.gpu_state import current_pci_bus_id, read_state
 
 Json = dict[str, Any]  # Any: JSON
 

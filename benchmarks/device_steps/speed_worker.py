@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from device_steps.gpu_state import current_pci_bus_id, read_state
 from device_steps.modules import load_module, part_of
 from device_steps.peers import OURS, REFERENCE, Attention, Peer, Refused, Tensors, peer, sdpa
 from device_steps.speed_shapes import FORWARD, Shape
 from device_steps.timing import Limits, Timing, capture_graph, cuda_timer, describe, interleaved
+from kernelwright.tuner.gpu_state import current_pci_bus_id, read_state
 
 Json = dict[str, Any]  # Any: JSON
 # Two 16-bit results of the same mathematics, against the largest value of their row: each is rounded once (half a

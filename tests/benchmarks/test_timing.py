@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from device_steps.gpu_state import current_pci_bus_id, read_state, throttle_names
 from device_steps.timing import Limits, capture_graph, cuda_timer, interleaved, rounds, summarise
+
+from kernelwright.tuner.gpu_state import current_pci_bus_id, read_state, throttle_names
 
 
 class Clock:

@@ -9,8 +9,8 @@ import pytest
 from tuner_fakes import IDENTITY, FakeScorer, make_request, make_work, run
 
 from kernelwright.tuner import tune as tuning
-from kernelwright.tuner.errors import StudyChangedError, StudyExistsError, TunerError
-from kernelwright.tuner.plain_study import SUFFIX
+from kernelwright.tuner.errors import StudyExistsError, TunerError
+from kernelwright.tuner.store import SUFFIX
 
 
 @pytest.fixture(autouse=True)
@@ -38,12 +38,10 @@ def test_a_resumed_study_tries_what_is_left_even_after_a_line_was_cut_off(tmp_pa
     assert len(scorer.scored) == len(whole.pool.legal) - 2
 
 
-def test_a_study_is_not_continued_without_resume_nor_with_another_identity(tmp_path):
+def test_a_study_is_not_continued_without_resume(tmp_path):
     run(make_request(tmp_path, trials=2), make_work(scorer=FakeScorer()))
     with pytest.raises(StudyExistsError, match="--resume"):
         run(make_request(tmp_path, trials=2), make_work(scorer=FakeScorer()))
-    with pytest.raises(StudyChangedError, match="device"):
-        run(make_request(tmp_path, resume=True), make_work(scorer=FakeScorer()), device="another")
 
 
 def test_a_storage_is_refused(tmp_path):

@@ -83,7 +83,7 @@ def test_tpe_never_repeats_a_point_and_beats_random_on_an_easy_space(tmp_path):
 
 def test_an_existing_study_is_refused_without_resume_and_the_choice_is_said(tmp_path):
     run(make_request(tmp_path))
-    with pytest.raises(StudyExistsError, match=r"16 finished trials.*--resume.*--storage"):
+    with pytest.raises(StudyExistsError, match=r"16 finished trials.*--resume.*--out OTHER"):
         run(make_request(tmp_path))
 
 

@@ -15,6 +15,7 @@ from tuner_fakes import FakeCompiler, FakeScorer, FakeVerifier, HangingVerifier,
 from kernelwright.gen.devices import reference_device
 from kernelwright.gen.spec import ForwardSchedule, Variant
 from kernelwright.tuner.errors import TunerError
+from kernelwright.tuner.isolation import Limits
 from kernelwright.tuner.plain_study import PlainLedger
 from kernelwright.tuner.results import Outcome, choose
 from kernelwright.tuner.score import ModelScorer
@@ -57,7 +58,7 @@ def test_failures_are_trials_with_a_kind(tmp_path):
 
 def test_a_study_in_which_nothing_succeeds_is_an_error_that_counts_kinds(tmp_path):
     every = names(16)
-    with pytest.raises(TunerError, match=r"none of 16 points succeeded \(spill 16\)"):
+    with pytest.raises(TunerError, match=r"none of 16 points succeeded \(constraints 16\)"):
         run(make_request(tmp_path), make_work(compiler=FakeCompiler(spilling=every)))
 
 
@@ -66,7 +67,7 @@ def test_what_a_verifier_or_scorer_raises_is_a_failed_launch(tmp_path):
         def verify(self, compiled):
             raise OSError("the driver is gone")
 
-    with pytest.raises(TunerError, match=r"launch 16.*the driver is gone"):
+    with pytest.raises(TunerError, match=r"runtime 16.*the driver is gone"):
         run(make_request(tmp_path), make_work(verifier=Broken()))
 
 
@@ -93,7 +94,7 @@ def test_points_given_back_when_time_is_up_do_not_count_as_tried(tmp_path):
         def finished(self, outcome): ...
 
     points = list(make_request(tmp_path).pool.legal.values())
-    ledger = PlainLedger(tmp_path / "points", points, [])
+    ledger = PlainLedger(points)
     end = search(
         ledger,
         make_work(),
@@ -169,14 +170,14 @@ def compiled(count=3):
 
 
 def judge_in_processes(verifier, timeout_s):
-    workers = WorkerProcesses(2)
+    workers = WorkerProcesses(2, limits=Limits(job_s=timeout_s))
     work = Work(
         compiler=FakeCompiler(),
         verifier=verifier,
         scorer=FakeScorer(),
         compiling=InPlaceExecutor(),
         judging=workers,
-        timeout_s=timeout_s,
+        timeout_s=10 * timeout_s,
         restart=workers.restart,
     )
     try:
@@ -190,7 +191,7 @@ def test_a_kernel_that_kills_its_worker_is_found_and_the_others_are_judged():
     dying = compiled()[1].variant.name
     found = judge_in_processes(HangingVerifier(dies=dying), timeout_s=40)
     assert {name: one.status for name, one in found.items() if one.status != "ok"} == {dying: "launch"}
-    assert found[dying].detail == "the worker process died"
+    assert found[dying].detail == "the worker process died (exit status 3) while verifying"
     assert len(found) == 3
 
 

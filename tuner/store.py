@@ -1,0 +1,374 @@
+"""The store of a study: every result, appended to a file of JSON lines before anything else hears of it.
+
+The store is the truth. The study (`study.py`) is what the optimiser works with, and is made again from here when it is
+missing. A record is one line: a point that was tried, with the raw samples of each shape and what was known of the GPU
+meanwhile, or a point that is free to be tried again. Nothing is ever changed; of several records of a point the last
+counts. Records of other sources, devices or spaces stay in the file and are not used.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from kernelwright.build.files import explain_os_error
+from kernelwright.gen.errors import ConfigError, SpecError
+from kernelwright.gen.schema import Node
+from kernelwright.gen.spec import Variant
+from kernelwright.tuner.errors import StoreError
+from kernelwright.tuner.interrupts import uninterrupted
+from kernelwright.tuner.ledger import Identity, Ledger, mend_journal, only_run
+from kernelwright.tuner.results import INVALIDITY, STATUSES, Label, Outcome
+
+_log = logging.getLogger(__name__)
+SCHEMA = 1
+SUFFIX = ".store.jsonl"
+_IDENTITY = [field.name for field in fields(Identity)]
+_COMMON = ["schema", "record", "time", "study", *_IDENTITY, "variant"]
+_OUTCOME = ["status", "kind", "detail", "shapes", "registers", "spill_bytes", "blocks_per_sm", "verified", "seconds"]
+_SHAPE = ["figure", "samples", "state"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A line of a store.
+
+    Args:
+        study: its name.
+        identity: what the figures depend on.
+        variant: the point.
+        outcome: what came of it; None where it was made free again.
+        time: when it was written, UTC, ISO 8601.
+        stage: what it was tried for; "search" for the search itself.
+        fingerprint: of the GPU: name, architecture, driver; empty for modelled figures.
+    """
+
+    study: str
+    identity: Identity
+    variant: Variant
+    outcome: Outcome | None
+    time: str
+    stage: str = "search"
+    fingerprint: Mapping[str, object] | None = None
+
+
+class Store:
+    """The records of one file, of which those of one identity count. Made by `open_store`.
+
+    Args:
+        path: the file.
+        study, identity: of what is appended and read.
+        fingerprint: of the GPU at hand.
+        now: the time.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        study: str,
+        identity: Identity,
+        *,
+        fingerprint: Mapping[str, object] | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.path, self.identity, self._study = path, identity, study
+        self._fingerprint, self._now = fingerprint, now
+        self._latest: dict[str, Record] = {}
+        self._others: Counter[str] = Counter()
+        for record in read_store(path):
+            self._take(record)
+
+    @property
+    def num_others(self) -> int:
+        """Records in the file that are of another identity."""
+        return sum(self._others.values())
+
+    def others_text(self) -> str:
+        """Return what makes the others others, in words; "" if there are none."""
+        if not self._others:
+            return ""
+        words = ", ".join(f"{count} with another {names}" for names, count in sorted(self._others.items()))
+        return f"{self.path}: {self.num_others} earlier records are kept and not used ({words})"
+
+    def outcomes(self) -> list[Outcome]:
+        """Return what is known of every point, in the order in which it became known."""
+        return [record.outcome for record in self._latest.values() if record.outcome is not None]
+
+    @property
+    def freed(self) -> set[str]:
+        """Variants that were tried and are to be tried again."""
+        return {name for name, record in self._latest.items() if record.outcome is None}
+
+    def knows(self, variant: Variant) -> bool:
+        """Whether the file has a record of this variant, of this identity."""
+        return variant.name in self._latest
+
+    def append(self, outcome: Outcome, *, stage: str = "search") -> None:
+        """Keep a result. It is on the disk when this returns.
+
+        Raises:
+            StoreError: if it cannot be written; the file is then as it was.
+        """
+        self._write(outcome.variant, outcome, stage)
+
+    def release_failed(self) -> int:
+        """Make every failed point free to be tried again; return how many."""
+        failed = [one for one in self.outcomes() if one.status != "ok"]
+        for outcome in failed:
+            self._write(outcome.variant, None, "search")
+        return len(failed)
+
+    def _write(self, variant: Variant, outcome: Outcome | None, stage: str) -> None:
+        record = Record(
+            study=self._study,
+            identity=self.identity,
+            variant=variant,
+            outcome=outcome,
+            time=self._now().isoformat(timespec="milliseconds"),
+            stage=stage,
+            fingerprint=self._fingerprint,
+        )
+        with uninterrupted():
+            _append_line(self.path, json.dumps(to_plain(record), separators=(",", ":")))
+            self._take(record)
+
+    def _take(self, record: Record) -> None:
+        mine, theirs = asdict(self.identity), asdict(record.identity)
+        other = [name for name in _IDENTITY if mine[name] != theirs[name]]
+        if other:
+            self._others[" and ".join(other)] += 1
+            return
+        self._latest.pop(record.variant.name, None)  # so that the order is that of the last records
+        self._latest[record.variant.name] = record
+
+
+class StoredLedger:
+    """A ledger whose results are in the store before they are in the study, and after a kill are put there from it."""
+
+    def __init__(self, ledger: Ledger, store: Store) -> None:
+        self._ledger, self._store = ledger, store
+        in_study = {outcome.variant for outcome in ledger.outcomes()}
+        imported = [one for one in ledger.outcomes() if not store.knows(one.variant)]
+        for outcome in imported:
+            store.append(outcome, stage="copied from the study")
+        if imported:
+            _log.warning("%s: %d points that were only in the study were copied to it", store.path, len(imported))
+        for outcome in store.outcomes():
+            if outcome.variant not in in_study:
+                ledger.adopt(outcome)
+
+    @property
+    def num_tried(self) -> int:
+        return self._ledger.num_tried
+
+    @property
+    def num_free(self) -> int:
+        return self._ledger.num_free
+
+    def outcomes(self) -> list[Outcome]:
+        """Return what the store knows."""
+        return self._store.outcomes()
+
+    def ask(self, count: int) -> list[Variant]:
+        """Return up to `count` points to try next."""
+        return list(self._ledger.ask(count))
+
+    def tell(self, outcome: Outcome) -> None:
+        """Keep what came of a point: first in the store, then in the study."""
+        with uninterrupted():
+            self._store.append(outcome)
+            self._ledger.tell(outcome)
+
+    def adopt(self, outcome: Outcome) -> None:
+        """Take a result of elsewhere."""
+        with uninterrupted():
+            self._store.append(outcome)
+            self._ledger.adopt(outcome)
+
+    def abandon(self) -> int:
+        """Give back what was asked for and not told."""
+        return self._ledger.abandon()
+
+
+@contextmanager
+def open_store(
+    path: Path, study: str, identity: Identity, *, fingerprint: Mapping[str, object] | None = None
+) -> Iterator[Store]:
+    """Open the store of a study; nobody else may meanwhile. A last line that was cut off is dropped with a warning.
+
+    Raises:
+        StoreError: if the file cannot be used, naming the line.
+        TunerError: if another run is at work on it.
+    """
+    try:
+        with only_run(path, "give another --out"):
+            mend_journal(path)
+            yield Store(path, study, identity, fingerprint=fingerprint)
+    except OSError as error:
+        if str(error.filename or "").startswith(str(path)) or error.filename == str(path.parent):
+            raise StoreError(explain_os_error(error, f"keeping results in {path}")) from error
+        raise
+
+
+def read_store(path: Path) -> Iterator[Record]:
+    """Yield the records of a file, whatever their identity; none if there is no file.
+
+    Raises:
+        StoreError: naming the line and the place in it of the first fault.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
+    for number, line in enumerate(data.splitlines(), 1):
+        where = f"{path}:{number}"
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise StoreError(
+                f"{where}: not JSON ({error}). Only a last line may be cut off. Mend or remove the line, or give "
+                "another --out"
+            ) from error
+        yield _read_record(Node(value, where))
+
+
+def to_plain(record: Record) -> dict[str, object]:
+    """Return a record as plain data."""
+    data: dict[str, object] = {
+        "schema": SCHEMA,
+        "record": "outcome" if record.outcome is not None else "free",
+        "time": record.time,
+        "study": record.study,
+        **asdict(record.identity),
+        "variant": record.variant.name,
+    }
+    if record.stage != "search":
+        data["stage"] = record.stage
+    if record.fingerprint:
+        data["fingerprint"] = dict(record.fingerprint)
+    outcome = record.outcome
+    if outcome is None:
+        return data
+    return data | {
+        "status": outcome.status,
+        "kind": outcome.kind,
+        "detail": outcome.detail,
+        "shapes": {
+            name: {
+                "figure": figure,
+                "samples": list(outcome.samples.get(name, ())),
+                "state": outcome.states.get(name),
+            }
+            for name, figure in outcome.figures.items()
+        },
+        "registers": outcome.registers,
+        "spill_bytes": outcome.spill_bytes,
+        "blocks_per_sm": outcome.blocks_per_sm,
+        "verified": None if outcome.verified is None else dict(outcome.verified),
+        "seconds": outcome.seconds,
+    }
+
+
+def _read_record(root: Node) -> Record:
+    try:
+        found = root.members()["schema"].integer(1) if "schema" in root.members() else None
+        if found != SCHEMA:
+            raise root.fail(f"schema is {found}; this version reads schema {SCHEMA}")
+        kind = root.members()["record"].text(["outcome", "free"]) if "record" in root.members() else "outcome"
+        required = [*_COMMON, *(_OUTCOME if kind == "outcome" else [])]
+        members = root.mapping(required, ["stage", "fingerprint"])
+        variant = _variant(members["variant"])
+        label: Label = "modelled" if members["label"].text(["modelled", "measured"]) == "modelled" else "measured"
+        texts = {name: members[name].text() for name in _IDENTITY if name != "label"}
+        return Record(
+            study=members["study"].text(),
+            identity=Identity(label=label, **texts),
+            variant=variant,
+            outcome=_outcome(members, variant) if kind == "outcome" else None,
+            time=members["time"].text(),
+            stage=members["stage"].text() if "stage" in members else "search",
+            fingerprint={key: one.value for key, one in members["fingerprint"].members().items()}
+            if "fingerprint" in members
+            else None,
+        )
+    except ConfigError as error:
+        raise StoreError(f"{error}. Mend or remove the line, or give another --out") from error
+
+
+def _variant(node: Node) -> Variant:
+    try:
+        return Variant.parse(node.text())
+    except SpecError as error:
+        raise node.fail(str(error)) from error
+
+
+def _outcome(members: Mapping[str, Node], variant: Variant) -> Outcome:
+    status = next(one for one in STATUSES if one == members["status"].text(STATUSES))
+    members["kind"].text([INVALIDITY[status]])
+    figures: dict[str, float] = {}
+    samples: dict[str, tuple[float, ...]] = {}
+    states: dict[str, Mapping[str, Any]] = {}
+    for name, node in members["shapes"].members().items():
+        shape = node.mapping(_SHAPE)
+        figures[name] = _number(shape["figure"])
+        found = shape["samples"].value
+        samples[name] = tuple(_number(one) for one in shape["samples"].items()) if found else ()
+        if shape["state"].value is not None:
+            states[name] = {key: one.value for key, one in shape["state"].members().items()}
+    verified = members["verified"]
+    return Outcome(
+        variant=variant,
+        status=status,
+        detail=members["detail"].text(),
+        figures=figures,
+        samples={name: values for name, values in samples.items() if values},
+        states=states,
+        registers=members["registers"].integer(0),
+        spill_bytes=members["spill_bytes"].integer(0),
+        blocks_per_sm=members["blocks_per_sm"].integer(0),
+        verified=None if verified.value is None else {key: one.value for key, one in verified.members().items()},
+        seconds=_number(members["seconds"]),
+    )
+
+
+def _number(node: Node) -> float:
+    if isinstance(node.value, bool) or not isinstance(node.value, int | float):
+        raise node.fail(f"expected a number, found {node.value!r}")
+    return node.value
+
+
+def _append_line(path: Path, line: str) -> None:
+    """Append a line whole, or leave the file as it was.
+
+    Raises:
+        StoreError: if it cannot be written.
+    """
+    data = line.encode() + b"\n"
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise StoreError(explain_os_error(error, f"keeping results in {path}")) from error
+    try:
+        before = os.fstat(descriptor).st_size
+        try:
+            written = 0
+            while written < len(data):
+                written += os.write(descriptor, data[written:])
+            os.fsync(descriptor)
+        except OSError as error:
+            if os.fstat(descriptor).st_size > before:
+                os.ftruncate(descriptor, before)
+            error.filename = str(path)
+            raise StoreError(explain_os_error(error, "keeping results")) from error
+    finally:
+        os.close(descriptor)
