@@ -110,7 +110,9 @@ def test_real_kernels_are_verified_and_measured_through_the_launcher(tmp_path, m
     scorer = measure.GpuScorer(scratch=scratch, device=device, shapes=(shape,))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert scorer.score(good) == {shape.name: 5.0} and scorer.label == "measured"
+        scored = scorer.score(good)
+    assert scored.figures == {shape.name: 5.0} and scorer.label == "measured"
+    assert scored.samples == {shape.name: [5.0] * 20}
 
 
 @pytest.mark.nvcc
