@@ -28,13 +28,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else MISUSED
     logging.basicConfig(format="tuner: %(levelname)s: %(message)s", stream=sys.stderr, force=True)
     logging.addLevelName(logging.WARNING, "warning")
-    from kernelwright.tuner.commands import UsageError, run
+    from kernelwright.tuner.errors import UsageError
 
     return run_command(
         f"tuner {args.verb}",
-        lambda: run(args),
+        lambda: _run(args),
         misuse=(UsageError, SpecError),
         interrupted=lambda: f"finished points are kept. Go on with: {_again(argv)}",
+    )
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.verb == "run":
+        from kernelwright.tuner import commands
+
+        return commands.run(args)
+    from kernelwright.tuner import commands_tables
+
+    return {"export": commands_tables.export, "merge": commands_tables.merge, "diff": commands_tables.diff}[args.verb](
+        args
     )
 
 
@@ -83,4 +95,32 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--jobs", type=int, metavar="N", help="compilations and checks at a time (default: all cores)")
     run.add_argument("--dry-run", action="store_true", help="count points and refusals; needs no GPU and no nvcc")
     run.add_argument("--json", action="store_true", help="print the result as JSON")
+    _add_tables(verbs)
     return parser
+
+
+def _add_tables(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "Make a table from the results that are there: the fewest kernels that are nearly the best everywhere."
+    export = verbs.add_parser("export", help=text, description=text)
+    export.add_argument("space", metavar="SPACE", help="name or YAML file of what was tuned")
+    export.add_argument("--arch", metavar="ARCH", help="sm80, sm86 or sm89 (default: the space's)")
+    export.add_argument("--label", choices=["modelled", "measured"], help="of the figures, where there are both")
+    export.add_argument("--device", metavar="NAME", help="that was tuned for, where there are several")
+    export.add_argument("--out", type=_folder, default=Path("out"), metavar="DIR", help="of tuner run (default: out)")
+    export.add_argument("--jobs", type=int, metavar="N", help="compilations at a time")
+    where = export.add_mutually_exclusive_group(required=True)
+    where.add_argument("--module", type=_folder, metavar="DIR", help="publish into this module")
+    where.add_argument("-o", dest="table", type=_folder, metavar="DIR", help="write a table folder")
+    export.add_argument("--json", action="store_true", help="print the rows as JSON")
+    text = "Put two tables together: measured beats modelled, then the better evidence."
+    merge = verbs.add_parser("merge", help=text, description=text)
+    merge.add_argument("first", type=Path, metavar="A", help="table folder or module")
+    merge.add_argument("second", type=Path, metavar="B", help="another")
+    merge.add_argument("-o", dest="table", type=_folder, required=True, metavar="C", help="table folder to write")
+    merge.add_argument("--prefer", choices=["A", "B"], help="which wins where both speak of the same")
+    merge.add_argument("--json", action="store_true", help="print what was taken from where as JSON")
+    text = "Tell what changed from one table to another, and whether by more than the noise."
+    diff = verbs.add_parser("diff", help=text, description=text)
+    diff.add_argument("first", type=Path, metavar="A", help="table folder or module")
+    diff.add_argument("second", type=Path, metavar="B", help="another")
+    diff.add_argument("--json", action="store_true", help="print the difference as JSON")

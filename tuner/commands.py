@@ -11,22 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kernelwright.build.jobs import usable_cores
-from kernelwright.gen.errors import ConfigError, KernelError
+from kernelwright.build.table_folder import read_table
+from kernelwright.gen.errors import ConfigError
 from kernelwright.gen.spec import Variant
 from kernelwright.tuner.compile import NinjaCompiler, source_digest
-from kernelwright.tuner.export import failures, publish, tuned_row, write_table
+from kernelwright.tuner.errors import UsageError
+from kernelwright.tuner.export import failures, publish, tuned_rows, write_table
 from kernelwright.tuner.ledger import Identity
 from kernelwright.tuner.pool import enumerate_pool, require_legal_points
-from kernelwright.tuner.report import describe_pool, pool_text, ranking, ranking_text, standing_text
+from kernelwright.tuner.report import describe_pool, pool_text, ranking, ranking_text, rows_text, standing_text
 from kernelwright.tuner.search import Budget
 from kernelwright.tuner.space import DEFAULT_SPACE, Space, load_space, space_names
 from kernelwright.tuner.target import Target, choose_target, find_gpu
 from kernelwright.tuner.tune import Request, Result, tune
 from kernelwright.tuner.work import Work
-
-
-class UsageError(KernelError):
-    """A command that was called wrongly."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,16 +92,18 @@ def tune_and_publish(request: Request, target: Target, module: Path | None, out:
 
 
 def publish_result(request: Request, result: Result, module: Path, build: Path) -> Published:
-    """Put the winner into the module if there is one, else leave its table in `build`."""
+    """Put what was found into the module if there is one, else leave its table in `build`."""
     from kernelwright.build.kernels import build_kernels
 
-    winner = result.choice.winner
-    kernel = build_kernels([winner.variant], build, num_jobs=1)[0]  # from the cache
-    row = tuned_row(result.choice, result.outcomes, result.facts)
+    rows = tuned_rows(result.choice, result.outcomes, result.facts, request.space.shapes)
+    named = {str(row["kernel"]) for row in rows}
+    chosen = [one for one in result.outcomes if one.variant.name in named]
+    kernels = build_kernels([one.variant for one in chosen], build, num_jobs=1)  # from the cache
+    verified = {one.variant.name: one.verified for one in chosen}
     table = build / "table"
     if (module / "build_info.json").is_file():
-        return Published(module=module, table=publish(module, table, row, kernel, winner.verified))
-    write_table(table, request.space.study_name, row, kernel, winner.verified)
+        return Published(module=module, table=publish(module, table, rows, kernels, verified))
+    write_table(table, request.space.study_name, rows, kernels, verified)
     return Published(module=None, table=table)
 
 
@@ -142,6 +142,18 @@ def _load(name: str, sm: int | None) -> Space:
         raise
 
 
+def _rows_of(published: Published, space: Space) -> list[dict[str, object]]:
+    """Return which kernel the table takes for which sizes of the space's problem."""
+    content = read_table(published.table)
+    rows = []
+    for row in content["rows"]:
+        kernel = Variant.parse(row["kernel"])
+        if kernel.sm == space.sm and kernel.problem == space.problem and row["evidence"].get("space") == space.name:
+            cover = row["evidence"]["cover"]
+            rows.append({**{key: row[key] for key in ("kernel", "when", "label", "device")}, "cover": cover})
+    return rows
+
+
 def _json(value: object) -> str:
     return json.dumps(value, indent=1)
 
@@ -163,6 +175,7 @@ def _plain(request: Request, result: Result, published: Published) -> dict[str, 
         ],
         "ranking": ranking(result.outcomes, facts.label),
         "winner": result.choice.winner.variant.name,
+        "rows": _rows_of(published, request.space),
         "standing": result.choice.standing,
         "module": None if published.module is None else str(published.module),
         "table": str(published.table),
@@ -176,6 +189,8 @@ def _print(request: Request, result: Result, published: Published) -> None:
     if facts.end != "every point tried":
         tried = f"{len(result.outcomes)} of {facts.num_points} points tried ({facts.end})"
         print(f"{tried}; go on with --resume and more --trials or --minutes.")
+    rows = _rows_of(published, request.space)
+    print(rows_text(rows))
     problem = request.space.problem
     if published.module is not None:
         where = published.module.absolute()

@@ -3,6 +3,10 @@
 from kernelwright.gen.errors import KernelError
 
 
+class UsageError(KernelError):
+    """A command that was called wrongly."""
+
+
 class TunerError(KernelError):
     """A tuning run that cannot start, go on or end as asked."""
 

@@ -11,13 +11,18 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from kernelwright.build.files import explain_os_error
 from kernelwright.build.kernels import BuiltKernel
 from kernelwright.build.locks import locked
 from kernelwright.build.module import publish_tuned
 from kernelwright.build.table_folder import TABLE_FILE, put_folder, read_table, table_bytes, table_folder_files
 from kernelwright.gen.errors import BuildError
+from kernelwright.tuner.coverage import Cover, cover, losses
+from kernelwright.tuner.intervals import geometric_mean, interval_of, is_tied
 from kernelwright.tuner.ledger import Identity
-from kernelwright.tuner.results import FIGURE_FIELD, Choice, Label, Outcome
+from kernelwright.tuner.results import FIGURE_FIELD, Choice, Label, Outcome, Standing, ranked
+from kernelwright.tuner.rules import Rule, make_rules
+from kernelwright.tuner.shapes import Shape
 from kernelwright.tuner.target import Gpu
 
 _log = logging.getLogger(__name__)
@@ -32,7 +37,7 @@ class StudyFacts:
         study: Optuna's name of it.
         space: the space's name.
         identity: what the figures depend on.
-        seed: of the search.
+        seed: of the search; None where that is not known.
         num_points: legal points of the space.
         end: why the search stopped.
         gpu: the GPU that a row is for alone, or None for every GPU of the architecture.
@@ -42,7 +47,7 @@ class StudyFacts:
     study: str
     space: str
     identity: Identity
-    seed: int
+    seed: int | None
     num_points: int
     end: str
     gpu: Gpu | None
@@ -53,38 +58,101 @@ class StudyFacts:
         return self.identity.label
 
 
-def tuned_row(choice: Choice, outcomes: Sequence[Outcome], facts: StudyFacts) -> dict[str, object]:
-    """Return the row of a study's winner. Its figures are named by what they are."""
-    figure = FIGURE_FIELD[facts.label]
-    winner, runner_up, default = choice.winner, choice.runner_up, choice.default
+def tuned_rows(
+    choice: Choice, outcomes: Sequence[Outcome], facts: StudyFacts, shapes: Sequence[Shape]
+) -> list[dict[str, object]]:
+    """Return the rows of a study: the fewest kernels that are nearly the best on every shape, and when each is taken.
+
+    Every row says which shapes it rests on, how its kernel stands against the default and the runner-up there, and
+    what the whole set loses against the best kernel of each shape. Figures are named by what they are.
+    """
+    names = [shape.name for shape in shapes]
+    good = {one.variant.name: one for one in ranked(list(outcomes)) if set(names) <= set(one.figures)}
+    default = choice.default if choice.default is not None and choice.default.variant.name in good else None
+    default_name = None if default is None else default.variant.name
+    best = {name: min(good.values(), key=lambda one, name=name: one.figures[name]) for name in names}  # type: ignore[misc]
+    tied = [name for name in names if default is not None and is_tied(default, best[name], [name])]
+    found = losses({name: one.figures for name, one in good.items()}, default_name, tied)
+    covered = cover(found, default=default_name)
+    return [
+        _row(rule, good, default, facts, {**_common(outcomes, facts), "cover": _cover_facts(covered, len(names))})
+        for rule in make_rules(shapes, covered.choice, found)
+    ]
+
+
+def _row(
+    rule: Rule, good: Mapping[str, Outcome], default: Outcome | None, facts: StudyFacts, common: Mapping[str, object]
+) -> dict[str, object]:
+    figure, shapes, winner = FIGURE_FIELD[facts.label], rule.shapes, good[rule.kernel]
+
+    def score(one: Outcome) -> float:
+        return round(geometric_mean(one.figures, shapes), 3)
+
+    others = [one for one in good.values() if one is not winner]
+    runner_up = min(others, key=lambda one: (score(one), one.variant.name), default=None)
+    intervals = {shape: interval_of(winner, shape) for shape in shapes}
+    is_first = runner_up is None or score(winner) <= score(runner_up)
+    standing = _standing(winner, default, shapes, is_first=is_first)
     return {
-        "kernel": winner.variant.name,
+        "kernel": rule.kernel,
         "device": None if facts.gpu is None else facts.gpu.name,
         "label": facts.label,
-        "when": {},
+        "when": {size: list(bounds) for size, bounds in rule.when.items()},
         "evidence": {
-            figure: dict(winner.figures),
-            "score": round(winner.score, 3),
+            figure: {shape: winner.figures[shape] for shape in shapes},
+            **({"interval": {s: list(one) for s, one in intervals.items() if one}} if any(intervals.values()) else {}),
+            "score": score(winner),
             "statistic": f"geometric mean of {figure} over the shapes",
-            "standing": choice.standing,
-            "default": None if default is None else {"variant": default.variant.name, figure: round(default.score, 3)},
-            "trials": len(outcomes),
-            "points": facts.num_points,
-            "search": facts.end,
-            "failures": failures(outcomes),
-            "date": facts.day.isoformat(),
-            "seed": facts.seed,
-            "device": facts.identity.device,
-            "toolkit": facts.identity.toolkit,
-            **({} if facts.gpu is None else {"driver": facts.gpu.driver}),
-            "source_digest": facts.identity.source_digest,
-            "study": facts.study,
-            "space": facts.space,
-            "by": facts.identity.scorer,
+            "standing": standing,
+            "tied": standing == "tied with default",
+            "default": None if default is None else {"variant": default.variant.name, figure: score(default)},
+            **common,
         },
         "runner_up": None
         if runner_up is None
-        else {"variant": runner_up.variant.name, figure: round(runner_up.score, 3), "tied": choice.is_tied},
+        else {
+            "variant": runner_up.variant.name,
+            figure: score(runner_up),
+            "tied": is_tied(winner, runner_up, shapes),
+        },
+    }
+
+
+def _standing(winner: Outcome, default: Outcome | None, shapes: Sequence[str], *, is_first: bool) -> Standing:
+    """A default that another is no more than the noise ahead of stays, and is tied."""
+    if default is None:
+        return "default not available"
+    if winner is default:
+        return "is the default" if is_first else "tied with default"
+    return "tied with default" if is_tied(winner, default, shapes) else "better than default"
+
+
+def _common(outcomes: Sequence[Outcome], facts: StudyFacts) -> dict[str, object]:
+    return {
+        "trials": len(outcomes),
+        "points": facts.num_points,
+        "search": facts.end,
+        "failures": failures(outcomes),
+        "date": facts.day.isoformat(),
+        "seed": facts.seed,
+        "device": facts.identity.device,
+        "toolkit": facts.identity.toolkit,
+        **({} if facts.gpu is None else {"driver": facts.gpu.driver}),
+        "source_digest": facts.identity.source_digest,
+        "study": facts.study,
+        "space": facts.space,
+        "by": facts.identity.scorer,
+    }
+
+
+def _cover_facts(covered: Cover, num_shapes: int) -> dict[str, object]:
+    return {
+        "kernels": len(covered.kernels),
+        "shapes": num_shapes,
+        "worst_loss": round(covered.worst, 4),
+        "geomean_loss": round(covered.geomean, 4),
+        "method": covered.method,
+        "meets_bounds": covered.meets,
     }
 
 
@@ -111,19 +179,29 @@ def _subject(table: Table, row: Mapping[str, Any]) -> str:
 def write_table(
     folder: Path,
     name: str,
-    row: Mapping[str, object],
-    kernel: BuiltKernel,
-    verified: Mapping[str, object] | None,
+    rows: Sequence[Mapping[str, object]],
+    kernels: Sequence[BuiltKernel],
+    verified: Mapping[str, Mapping[str, object] | None],
     merge_with: Path | None = None,
 ) -> None:
-    """Write a table folder with a winner, and what it keeps of the table folder `merge_with`.
+    """Write a table folder with what a study found, and what it keeps of the table folder `merge_with`.
+
+    Args:
+        folder: replaced if it exists.
+        name: of the table, for messages.
+        rows: from `tuned_rows`.
+        kernels: those that the rows name.
+        verified: the check that each kernel passed, by its name.
+        merge_with: a table folder.
 
     Raises:
         OSError: if it cannot be written.
     """
-    files = table_folder_files(name, [row], [kernel])
+    files = table_folder_files(name, rows, kernels)
     content: Table = json.loads(files.pop(TABLE_FILE))
-    content["kernels"][kernel.variant.name]["verified"] = [dict(verified)] if verified else []
+    for kernel in kernels:
+        check = verified.get(kernel.variant.name)
+        content["kernels"][kernel.variant.name]["verified"] = [dict(check)] if check else []
     old = None if merge_with is None else _old_table(merge_with, content)
     merged = merge(old, content)
     for entry in merged["kernels"].values():
@@ -148,27 +226,34 @@ def _old_table(folder: Path, new: Table) -> Table | None:
 
 
 def publish(
-    module: Path, folder: Path, row: Mapping[str, object], kernel: BuiltKernel, verified: Mapping[str, object] | None
+    module: Path,
+    folder: Path,
+    rows: Sequence[Mapping[str, object]],
+    kernels: Sequence[BuiltKernel],
+    verified: Mapping[str, Mapping[str, object] | None],
 ) -> Path:
-    """Make a winner the module's choice for its problem; the next import uses it. Return the tuned table's folder.
+    """Make what a study found the module's choice for its problem; the next import uses it.
 
     Args:
         module: a dispatch module.
         folder: where the merged table is made first.
-        row: from `tuned_row`.
-        kernel: the winner's files.
-        verified: the check it passed.
+        rows, kernels, verified: as for `write_table`.
+
+    Returns:
+        The tuned table's folder.
 
     Raises:
-        BuildError: if `module` is none.
-        OSError: if it cannot be written.
+        BuildError: if `module` is none, or may not be written.
     """
     if not (module / "build_info.json").is_file():
         raise BuildError(f"{module}: no dispatch module. Build one with gen build, or leave out --module")
-    tuned = module / "tuned"
-    tuned.mkdir(exist_ok=True)
-    with locked(tuned, f"another tuner is publishing into {module}"):
-        current = tuned / "current"
-        earlier = tuned / current.read_text().strip() if current.is_file() else None
-        write_table(folder, module.name, row, kernel, verified, earlier)
-        return publish_tuned(module, folder)
+    try:
+        tuned = module / "tuned"
+        tuned.mkdir(exist_ok=True)
+        with locked(tuned, f"another tuner is publishing into {module}"):
+            current = tuned / "current"
+            earlier = tuned / current.read_text().strip() if current.is_file() else None
+            write_table(folder, module.name, rows, kernels, verified, earlier)
+            return publish_tuned(module, folder)
+    except OSError as error:
+        raise BuildError(explain_os_error(error, f"publishing into {module}", "another --module")) from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from kernelwright.gen.devices import Device
 from kernelwright.gen.plan import predict_cost
@@ -105,6 +106,28 @@ def ranking_text(outcomes: Sequence[Outcome], choice: Choice, label: Label) -> s
     if failed:
         lines.append("failed: " + ", ".join(f"{kind} {count}" for kind, count in failed.items()))
     return "\n".join(lines)
+
+
+def rows_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return which kernel the table takes for which sizes, and what that loses against the best of each shape."""
+    lines = []
+    for row in rows:
+        when = ", ".join(f"{size} {bounds_text(*bounds)}" for size, bounds in row["when"].items()) or "any size"
+        lines.append(f"  {row['kernel']} for {when} ({row['label']})")
+    facts = rows[0]["cover"]
+    head = (
+        f"table: {facts['kernels']} kernels for {facts['shapes']} shapes, at most {facts['worst_loss']:.1%} behind the "
+        f"best of a shape, {facts['geomean_loss']:.1%} in the mean ({facts['method']}"
+        f"{'' if facts['meets_bounds'] else '; the bounds are not met'})"
+    )
+    return "\n".join([head, *lines])
+
+
+def bounds_text(low: int | None, high: int | None) -> str:
+    """Return inclusive bounds in words."""
+    if low is None:
+        return "any" if high is None else f"up to {high}"
+    return f"from {low}" if high is None else f"{low} to {high}"
 
 
 def standing_text(choice: Choice, label: Label) -> str:

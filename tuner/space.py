@@ -129,15 +129,29 @@ def _values(node: Node) -> dict[str, tuple[Value, ...]]:
 
 
 def _shapes(node: Node) -> tuple[Shape, ...]:
-    row = node.mapping(["batch", "num_heads_q", "num_heads_kv", "seqlen"])
-    batch, heads_q, heads_kv = (row[key].integer(1) for key in ("batch", "num_heads_q", "num_heads_kv"))
-    if heads_q % heads_kv:
-        raise row["num_heads_kv"].fail(f"found {heads_kv}; allowed: what divides num_heads_q, {heads_q}")
-    seqlens = [item.integer(1) for item in row["seqlen"].one_or_more()]
-    return tuple(
-        Shape(batch=batch, num_heads_q=heads_q, num_heads_kv=heads_kv, seqlen_q=length, seqlen_k=length)
-        for length in dict.fromkeys(seqlens)
+    """Return the shapes of one group of sizes, or of a list of groups; each shape once."""
+    return tuple(dict.fromkeys(shape for group in node.one_or_more() for shape in _group(group)))
+
+
+def _group(node: Node) -> list[Shape]:
+    """Return a group's shapes: `seqlen` for queries and keys alike, or every `seqlen_q` with every `seqlen_k`."""
+    alike = "seqlen" in node.members()
+    lengths = ["seqlen"] if alike else ["seqlen_q", "seqlen_k"]
+    row = node.mapping(["batch", "num_heads_q", "num_heads_kv", *lengths])
+    batches, heads_q, heads_kv = (
+        [item.integer(1) for item in row[key].one_or_more()] for key in ("batch", "num_heads_q", "num_heads_kv")
     )
+    if len(heads_q) > 1 or len(heads_kv) > 1:
+        raise node.fail("num_heads_q and num_heads_kv are one number each; write another group for others")
+    if heads_q[0] % heads_kv[0]:
+        raise row["num_heads_kv"].fail(f"found {heads_kv[0]}; allowed: what divides num_heads_q, {heads_q[0]}")
+    sizes = [[item.integer(1) for item in row[key].one_or_more()] for key in lengths]
+    pairs = [(one, one) for one in sizes[0]] if alike else [(q, k) for q in sizes[0] for k in sizes[1]]
+    return [
+        Shape(batch=batch, num_heads_q=heads_q[0], num_heads_kv=heads_kv[0], seqlen_q=q, seqlen_k=k)
+        for batch in batches
+        for q, k in pairs
+    ]
 
 
 def schedule_of(point: Point) -> ForwardSchedule:
