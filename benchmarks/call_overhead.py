@@ -52,6 +52,7 @@ int cuLibraryGetKernel(void **kernel, void *library, const char *name) { return 
 int cuGetErrorName(int code, const char **name) { return *name = "", 0; }
 int cuGetErrorString(int code, const char **text) { return *text = "", 0; }
 """
+IMAGE = b"nothing"
 NUM_ROWS = 56  # of the table; the last one answers the first call
 
 
@@ -61,26 +62,13 @@ def compile_c(source: Path, output: Path, *flags: str) -> None:
     subprocess.run(command, check=True)
 
 
-def make_module(folder: Path) -> None:
-    """Write a dispatch module with one kernel that does nothing, behind a table of many rows."""
-    runtime = resource_dir("runtime")
-    shutil.copytree(runtime, folder / "_runtime", ignore=shutil.ignore_patterns("__pycache__", "module_*", "*.c"))
-    shutil.copy(runtime / "module_init.py", folder / "__init__.py")
-    include = f"-I{sysconfig.get_path('include')}"
-    flags = ["-fvisibility=hidden", "-DPy_LIMITED_API=0x030b0000", include, "-ldl", "-lm", "-pthread"]
-    compile_c(runtime / "launcher.c", folder / "_launcher.abi3.so", *flags)
-    source = folder / "driver.c"
-    source.write_text(DRIVER)
-    compile_c(source, folder / "_emulator.so")
-    kernels = folder / "kernels"
-    kernels.mkdir()
-    image = b"nothing"
-    (kernels / "none.cubin").write_bytes(image)
+def kernel_record(image: bytes, dtype: str = "bf16", head_dim: int = 128, is_causal: bool = True) -> dict[str, object]:
+    """Return a table's record of a kernel that does nothing."""
     record = {"file": "none.cubin", "bytes": len(image), "sha256": hashlib.sha256(image).hexdigest()}
-    kernel = {
+    return {
         "operation": "flash_fwd",
         "sm": 80,
-        "problem": {"dtype": "bf16", "head_dim": 128, "is_causal": True},
+        "problem": {"dtype": dtype, "head_dim": head_dim, "is_causal": is_causal},
         "schedule": {},
         "entry": "none",
         "threads": 128,
@@ -92,17 +80,39 @@ def make_module(folder: Path) -> None:
         "source_digest": "",
         "verified": [],
     }
-    row: dict[str, object] = {"kernel": "none", "device": None, "label": "hand", "evidence": {}, "runner_up": None}
-    limits = [{"seqlen_q": [None, index]} for index in range(1, NUM_ROWS)]
+
+
+def row(kernel: str, when: dict[str, list[int | None]]) -> dict[str, object]:
+    """Return a table's row."""
+    return {"kernel": kernel, "device": None, "label": "hand", "when": when, "evidence": {}, "runner_up": None}
+
+
+def make_module(
+    folder: Path, kernels: dict[str, dict[str, object]] | None = None, rows: list[dict[str, object]] | None = None
+) -> None:
+    """Write a dispatch module of kernels that do nothing; by default one kernel, behind a table of many rows."""
+    runtime = resource_dir("runtime")
+    shutil.copytree(runtime, folder / "_runtime", ignore=shutil.ignore_patterns("__pycache__", "module_*", "*.c"))
+    shutil.copy(runtime / "module_init.py", folder / "__init__.py")
+    include = f"-I{sysconfig.get_path('include')}"
+    flags = ["-fvisibility=hidden", "-DPy_LIMITED_API=0x030b0000", include, "-ldl", "-lm", "-pthread"]
+    compile_c(runtime / "launcher.c", folder / "_launcher.abi3.so", *flags)
+    source = folder / "driver.c"
+    source.write_text(DRIVER)
+    compile_c(source, folder / "_emulator.so")
+    place = folder / "kernels"
+    place.mkdir()
+    (place / "none.cubin").write_bytes(IMAGE)
+    limits: list[dict[str, list[int | None]]] = [{"seqlen_q": [None, index]} for index in range(1, NUM_ROWS)]
     table = {
         "schema": 1,
         "name": folder.name,
         "devices": {"none": {"sm": 80, "num_sms": 1, "max_smem_bytes": 166912}},
         "operations": bindings(),
-        "kernels": {"none": kernel},
-        "rows": [{**row, "when": when} for when in [*limits, {}]],
+        "kernels": kernels or {"none": kernel_record(IMAGE)},
+        "rows": rows or [row("none", when) for when in [*limits, {}]],
     }
-    (kernels / "table.json").write_text(json.dumps(table))
+    (place / "table.json").write_text(json.dumps(table))
 
 
 def import_module(folder: Path) -> ModuleType:
@@ -161,8 +171,8 @@ def main() -> int:
         print(json.dumps({"schema": 1, **host, "calls": options.calls, "repeats": options.repeats, "rows": rows}))
         return 0
     print(f"measured, us per call, torch {host['torch']}, Python {host['python']}, {os.cpu_count()} cores")
-    for row in rows:
-        print(f"  {row['tensors_read_by']:<9}{row['case']:<36}{row['time_us']:>8.2f} (lowest {row['min_time_us']:.2f})")
+    for one in rows:
+        print(f"  {one['tensors_read_by']:<9}{one['case']:<36}{one['time_us']:>8.2f} (lowest {one['min_time_us']:.2f})")
     return 0
 
 

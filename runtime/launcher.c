@@ -718,10 +718,29 @@ typedef struct {
     int64_t bounds[]; /* num_fixed exact values, then lo, hi of every size */
 } Row;
 
+/* Which rows of a group take a value of one size: the bits of the last interval that starts at or below it. */
+typedef struct {
+    int size, num_starts;
+    int64_t *starts; /* ascending, the first below every value */
+    uint64_t *bits;  /* one set of rows for each start */
+} Column;
+
+/* The rows of one dtype, one choice of flags and one problem, in the order in which they are tried. */
+typedef struct {
+    const Row *first; /* its dtype, flags and fixed sizes are the group's */
+    int num_rows, num_words, num_columns;
+    int *rows;       /* indices of the device's rows */
+    Column *columns; /* of the sizes that some row bounds; none in a group that is searched row by row */
+    bool linear;
+} Group;
+
 typedef struct {
     int type, id;
     int num_rows;
     Row **rows;
+    int num_groups, num_slots; /* slots: a power of two, more than twice the groups */
+    Group *groups;
+    int *slots; /* hash of dtype, flags and fixed sizes -> group + 1, 0 for none; the next slot is tried in turn */
     /* The last call answered by a row: the same dtype, flags and sizes get the same row again. */
     int last_dtype, last_flags, last_row;
     int64_t last_sizes[kMaxSizes];
@@ -891,6 +910,14 @@ static void free_device(Device *device) {
         Py_XDECREF((PyObject *)device->rows[i]->kernel);
         free(device->rows[i]);
     }
+    for (int g = 0; g < device->num_groups; g++) {
+        Group *group = &device->groups[g];
+        for (int c = 0; c < group->num_columns; c++) free(group->columns[c].starts), free(group->columns[c].bits);
+        free(group->columns);
+        free(group->rows);
+    }
+    free(device->groups);
+    free(device->slots);
     free(device->rows);
     free(device);
 }
@@ -938,6 +965,112 @@ static Row *parse_row(const Operation *op, PyObject *object) {
     return row;
 }
 
+/* Rows of one group beyond which its index, whose size grows with their square, is not made. */
+enum { kMaxIndexedRows = 2048 };
+
+static uint64_t problem_hash(int dtype, int flags, const int64_t *sizes, const int *fixed, int num_fixed) {
+    uint64_t hash = 0x9e3779b97f4a7c15u * (uint64_t)(dtype * 64 + flags + 1);
+    for (int i = 0; i < num_fixed; i++)
+        hash = (hash ^ (uint64_t)sizes[fixed ? fixed[i] : i]) * 0xff51afd7ed558ccdu, hash ^= hash >> 32;
+    return hash;
+}
+
+/* The group of a problem, whose fixed sizes are sizes[fixed[i]], or sizes[i] where fixed is NULL. */
+static Group *find_group(const Device *device, int num_fixed, int dtype, int flags, const int64_t *sizes,
+                         const int *fixed, int *slot_out) {
+    int mask = device->num_slots - 1;
+    int slot = (int)(problem_hash(dtype, flags, sizes, fixed, num_fixed) & (uint64_t)mask);
+    for (; device->slots[slot]; slot = (slot + 1) & mask) {
+        Group *group = &device->groups[device->slots[slot] - 1];
+        bool same = group->first->dtype == dtype && group->first->flags == flags;
+        for (int i = 0; i < num_fixed && same; i++) same = group->first->bounds[i] == sizes[fixed ? fixed[i] : i];
+        if (same) return group;
+    }
+    if (slot_out) *slot_out = slot;
+    return NULL;
+}
+
+static int compare_starts(const void *a, const void *b) {
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* Index the rows of a group by one size. No row bounds it: no column. Returns false without memory. */
+static bool index_column(const Operation *op, const Device *device, Group *group, int size) {
+    int at = op->num_fixed + 2 * size, count = 0;
+    bool bounded = false;
+    for (int r = 0; r < group->num_rows; r++) {
+        const int64_t *bound = device->rows[group->rows[r]]->bounds + at;
+        bounded |= bound[0] > 0 || bound[1] < INT64_MAX;
+    }
+    if (!bounded) return true;
+    Column *column = &group->columns[group->num_columns++];
+    column->size = size;
+    column->starts = malloc(sizeof(int64_t) * (2 * (size_t)group->num_rows + 1));
+    if (!column->starts) return false;
+    column->starts[count++] = INT64_MIN;
+    for (int r = 0; r < group->num_rows; r++) {
+        const int64_t *bound = device->rows[group->rows[r]]->bounds + at;
+        column->starts[count++] = bound[0];
+        if (bound[1] < INT64_MAX) column->starts[count++] = bound[1] + 1;
+    }
+    qsort(column->starts, (size_t)count, sizeof(int64_t), compare_starts);
+    for (int i = 0; i < count; i++)
+        if (!i || column->starts[i] != column->starts[column->num_starts - 1])
+            column->starts[column->num_starts++] = column->starts[i];
+    column->bits = calloc((size_t)column->num_starts * (size_t)group->num_words, sizeof(uint64_t));
+    if (!column->bits) return false;
+    for (int s = 0; s < column->num_starts; s++)
+        for (int r = 0; r < group->num_rows; r++) {
+            const int64_t *bound = device->rows[group->rows[r]]->bounds + at;
+            if (column->starts[s] >= bound[0] && column->starts[s] <= bound[1])
+                column->bits[(size_t)s * (size_t)group->num_words + (size_t)r / 64] |= 1ull << (r % 64);
+        }
+    return true;
+}
+
+/* Part a device's rows into groups and index each, so that the time of a look-up does not grow with the table. */
+static bool index_rows(const Operation *op, Device *device) {
+    device->num_slots = 8;
+    while (device->num_slots <= 2 * device->num_rows) device->num_slots *= 2;
+    device->slots = calloc((size_t)device->num_slots, sizeof(int));
+    device->groups = calloc((size_t)device->num_rows + 1, sizeof(Group));
+    if (!device->slots || !device->groups) return false;
+    int *group_of = malloc(sizeof(int) * ((size_t)device->num_rows + 1));
+    if (!group_of) return false;
+    for (int r = 0; r < device->num_rows; r++) {
+        const Row *row = device->rows[r];
+        int slot = 0;
+        Group *group = find_group(device, op->num_fixed, row->dtype, row->flags, row->bounds, NULL, &slot);
+        if (!group) {
+            group = &device->groups[device->num_groups++];
+            group->first = row;
+            device->slots[slot] = device->num_groups;
+        }
+        group_of[r] = (int)(group - device->groups);
+        group->num_rows++;
+    }
+    bool made = true;
+    for (int g = 0; g < device->num_groups && made; g++) {
+        Group *group = &device->groups[g];
+        group->linear = group->num_rows > kMaxIndexedRows;
+        group->num_words = (group->num_rows + 63) / 64;
+        group->rows = malloc(sizeof(int) * (size_t)group->num_rows);
+        group->columns = calloc((size_t)op->num_sizes + 1, sizeof(Column));
+        made = group->rows && group->columns;
+        group->num_rows = 0;
+    }
+    for (int r = 0; r < device->num_rows && made; r++) {
+        Group *group = &device->groups[group_of[r]];
+        group->rows[group->num_rows++] = r;
+    }
+    for (int g = 0; g < device->num_groups && made; g++)
+        for (int i = 0; i < op->num_sizes && made && !device->groups[g].linear; i++)
+            made = index_column(op, device, &device->groups[g], i);
+    free(group_of);
+    return made;
+}
+
 /* add_device(device_type, device_id, rows): in the order in which they are tried. */
 static PyObject *Operation_add_device(PyObject *object, PyObject *args) {
     Operation *self = (Operation *)object;
@@ -958,6 +1091,10 @@ static PyObject *Operation_add_device(PyObject *object, PyObject *args) {
             free_device(device);
             return NULL;
         }
+    }
+    if (!index_rows(self, device)) {
+        free_device(device);
+        return PyErr_NoMemory();
     }
     int at = 0;
     while (at < self->num_devices && (self->devices[at]->type != type || self->devices[at]->id != id)) at++;
@@ -1085,6 +1222,40 @@ static bool writes_are_apart(const Operation *op, const Call *call) {
     return true;
 }
 
+/* The first row of a group whose bounds a call keeps, or -1. */
+static int first_fitting(const Operation *op, const Device *device, const Group *group, const Call *call) {
+    for (int g = 0; g < group->num_rows; g++) {
+        const int64_t *bound = device->rows[group->rows[g]]->bounds + op->num_fixed;
+        bool fits = true;
+        for (int i = 0; i < op->num_sizes && fits; i++, bound += 2)
+            fits = call->sizes[i] >= bound[0] && call->sizes[i] <= bound[1];
+        if (fits) return group->rows[g];
+    }
+    return -1;
+}
+
+/* The same by the group's index: the first row that every column takes. */
+static int first_indexed(const Group *group, const Call *call) {
+    const uint64_t *bits[kMaxSizes];
+    for (int c = 0; c < group->num_columns; c++) {
+        const Column *column = &group->columns[c];
+        int low = 0, high = column->num_starts; /* starts[low] <= size < starts[high] */
+        while (high - low > 1) {
+            int middle = (low + high) / 2;
+            if (column->starts[middle] <= call->sizes[column->size]) low = middle;
+            else high = middle;
+        }
+        bits[c] = column->bits + (size_t)low * (size_t)group->num_words;
+    }
+    if (!group->num_columns) return group->rows[0];
+    for (int w = 0; w < group->num_words; w++) {
+        uint64_t rows = bits[0][w];
+        for (int c = 1; c < group->num_columns; c++) rows &= bits[c][w];
+        if (rows) return group->rows[64 * w + __builtin_ctzll(rows)];
+    }
+    return -1;
+}
+
 static Kernel *find_kernel(const Operation *op, const Call *call) {
     Device *device = NULL;
     for (int i = 0; i < op->num_devices && !device; i++)
@@ -1094,20 +1265,12 @@ static Kernel *find_kernel(const Operation *op, const Call *call) {
     if (device->last_row >= 0 && device->last_dtype == call->dtype && device->last_flags == call->flags &&
         memcmp(device->last_sizes, call->sizes, bytes) == 0)
         return device->rows[device->last_row]->kernel;
-    for (int r = 0; r < device->num_rows; r++) {
-        const Row *row = device->rows[r];
-        if (row->dtype != call->dtype || row->flags != call->flags) continue;
-        const int64_t *bound = row->bounds;
-        bool fits = true;
-        for (int i = 0; i < op->num_fixed && fits; i++) fits = call->sizes[op->fixed[i]] == *bound++;
-        for (int i = 0; i < op->num_sizes && fits; i++, bound += 2)
-            fits = call->sizes[i] >= bound[0] && call->sizes[i] <= bound[1];
-        if (!fits) continue;
-        device->last_dtype = call->dtype, device->last_flags = call->flags, device->last_row = r;
-        memcpy(device->last_sizes, call->sizes, bytes);
-        return row->kernel;
-    }
-    return NULL;
+    const Group *group = find_group(device, op->num_fixed, call->dtype, call->flags, call->sizes, op->fixed, NULL);
+    int r = !group ? -1 : group->linear ? first_fitting(op, device, group, call) : first_indexed(group, call);
+    if (r < 0) return NULL;
+    device->last_dtype = call->dtype, device->last_flags = call->flags, device->last_row = r;
+    memcpy(device->last_sizes, call->sizes, bytes);
+    return device->rows[r]->kernel;
 }
 
 static int64_t term_value(const Term *term, const Call *call, const Kernel *kernel) {

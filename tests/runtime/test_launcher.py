@@ -8,6 +8,7 @@ import importlib.util
 import json
 import math
 import os
+import random
 import subprocess
 import sys
 import sysconfig
@@ -29,7 +30,7 @@ from kernelwright.runtime.errors import DriverError, LaunchError
 from kernelwright.runtime.inputs import describe
 from kernelwright.runtime.schema import Node
 
-FP16, FP32 = 2 << 8 | 16, 2 << 8 | 32
+FP16, FP32, BF16 = 2 << 8 | 16, 2 << 8 | 32, 4 << 8 | 16
 CPU, CUDA = 1, 2
 ANY = (0, 2**63 - 1)
 
@@ -277,6 +278,45 @@ def test_flags_dtype_and_fixed_sizes_select(rig):
 def test_a_kernel_that_is_not_loaded_is_left_to_python(rig):
     rig.operation.add_device(CUDA, 0, (rig.row(rig.kernel(0, "cold", load=False)),))
     assert rig.launch() is False
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_index_finds_the_row_that_a_search_from_the_top_finds(rig, seed):
+    """Random rows of several problems, with overlapping, touching, missing and one-sided bounds."""
+    chance = random.Random(seed)
+    number = chance.choice([1, 63, 64, 65, 300]) if seed < 7 else 2500  # the last is searched row by row
+    names = [f"kernel{index}" for index in range(number)]
+    wanted = []
+    for name in names:
+        when = {}
+        for size in chance.sample(["seqlen_q", "seqlen_k", "batch"], chance.randrange(3)):
+            low = chance.choice([0, 1, 5, 17, 64, 299, 300])
+            when[size] = (low, chance.choice([low, low + 1, low + 40, 300, ANY[1]]) if low < 300 else ANY[1])
+        wanted.append((name, chance.choice([FP16, BF16]), chance.choice([32, 64]), when))
+    chance.shuffle(wanted)
+    rows = tuple(
+        rig.row(rig.kernel(0, name, load=False), dtype, 0, head_dim, **when) for name, dtype, head_dim, when in wanted
+    )
+    rig.operation.add_device(CUDA, 0, rows)
+    for _ in range(300):
+        sizes = {"seqlen_q": chance.randrange(1, 400), "seqlen_k": chance.choice([1, 17, 18, 300]), "batch": 2}
+        dtype, head_dim = chance.choice([FP16, BF16]), chance.choice([32, 64, 128])
+        expected = next(
+            (
+                name
+                for name, row_dtype, row_dim, when in wanted
+                if (row_dtype, row_dim) == (dtype, head_dim)
+                and all(low <= sizes[size] <= high for size, (low, high) in when.items())
+            ),
+            None,
+        )
+        q, kv = (2, sizes["seqlen_q"], 4, head_dim), (2, sizes["seqlen_k"], 2, head_dim)
+        changes = {
+            name: {"dtype": dtype, "shape": shape, "strides": tuple(math.prod(shape[axis + 1 :]) for axis in range(4))}
+            for name, shape in {"q": q, "k": kv, "v": kv, "out": q}.items()
+        }
+        call = rig.plain(**changes, lse=None)
+        assert rig.operation.match(*call.values(), 0.5, 0, None) == expected
 
 
 def test_clearing_devices_forgets_rows_and_keeps_kernels(rig):
