@@ -43,6 +43,10 @@ def _run(args: argparse.Namespace) -> int:
         from kernelwright.tuner import commands
 
         return commands.run(args)
+    if args.verb == "report":
+        from kernelwright.tuner import commands_report
+
+        return commands_report.report(args)
     from kernelwright.tuner import commands_tables
 
     return {"export": commands_tables.export, "merge": commands_tables.merge, "diff": commands_tables.diff}[args.verb](
@@ -100,13 +104,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_tables(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "Write one HTML page about the results that are there; it needs no network."
+    report = verbs.add_parser("report", help=text, description=text)
+    _add_results(report)
+    report.add_argument("-o", dest="page", type=_folder, default=Path("report.html"), metavar="FILE", help="HTML file")
+    report.add_argument("--open", action="store_true", help="show it in the browser")
     text = "Make a table from the results that are there: the fewest kernels that are nearly the best everywhere."
     export = verbs.add_parser("export", help=text, description=text)
-    export.add_argument("space", metavar="SPACE", help="name or YAML file of what was tuned")
-    export.add_argument("--arch", metavar="ARCH", help="sm80, sm86 or sm89 (default: the space's)")
-    export.add_argument("--label", choices=["modelled", "measured"], help="of the figures, where there are both")
-    export.add_argument("--device", metavar="NAME", help="that was tuned for, where there are several")
-    export.add_argument("--out", type=_folder, default=Path("out"), metavar="DIR", help="of tuner run (default: out)")
+    _add_results(export)
     export.add_argument("--jobs", type=int, metavar="N", help="compilations at a time")
     where = export.add_mutually_exclusive_group(required=True)
     where.add_argument("--module", type=_folder, metavar="DIR", help="publish into this module")
@@ -124,3 +129,12 @@ def _add_tables(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     diff.add_argument("first", type=Path, metavar="A", help="table folder or module")
     diff.add_argument("second", type=Path, metavar="B", help="another")
     diff.add_argument("--json", action="store_true", help="print the difference as JSON")
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    """Say which results of `tuner run` a command is about."""
+    parser.add_argument("space", metavar="SPACE", help="name or YAML file of what was tuned")
+    parser.add_argument("--arch", metavar="ARCH", help="sm80, sm86 or sm89 (default: the space's)")
+    parser.add_argument("--label", choices=["modelled", "measured"], help="of the figures, where there are both")
+    parser.add_argument("--device", metavar="NAME", help="that was tuned for, where there are several")
+    parser.add_argument("--out", type=_folder, default=Path("out"), metavar="DIR", help="of tuner run (default: out)")

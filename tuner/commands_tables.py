@@ -41,7 +41,7 @@ def export(args: argparse.Namespace) -> int:
         seed=None,
         num_points=len(pool.legal),
         end="exported from the store",
-        gpu=_gpu(record),
+        gpu=gpu_of(record),
         day=date.fromisoformat(record.time[:10]),
     )
     rows = tuned_rows(choice, outcomes, facts, space.shapes)
@@ -107,7 +107,8 @@ def device_named(name: str, sm: int) -> Device:
     return reference_device(sm)
 
 
-def _gpu(record: Record) -> Gpu | None:
+def gpu_of(record: Record) -> Gpu | None:
+    """Return the GPU that a record was measured on; None for modelled figures."""
     if record.identity.label == "modelled":
         return None
     known = record.fingerprint or {}
