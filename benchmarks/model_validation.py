@@ -242,7 +242,9 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
 
 def validate() -> dict[str, Any]:
     """Return every comparison as plain data."""
-    ladders = [{"source": one.source, "note": one.note, "rows": ladder_rows(one)} for one in LADDERS]
+    ladders: list[dict[str, Any]] = [
+        {"source": one.source, "note": one.note, "rows": ladder_rows(one)} for one in LADDERS
+    ]
     curves = [curve_rows(one) for one in CURVES]
     flat = [row for rows in curves for row in rows]
     compared = [row for one in ladders for row in one["rows"] if row["order"]]
@@ -275,8 +277,8 @@ def text(found: dict[str, Any]) -> str:
     lines = [
         "# The model against published figures",
         "",
-        "Written by `python benchmarks/model_validation.py --out benchmarks/results/model_validation.md`; model version",
-        f"{found['model_version']}.",
+        "Written by `python benchmarks/model_validation.py --out benchmarks/results/model_validation.md`;",
+        f"model version {found['model_version']}.",
         "",
         "`published`: measured by others on their GPUs, read from remarks and figures. `modelled`: computed by",
         "`tuner/model.py` at the boost clock. Nothing here was measured by us. The model ranks what to compile;",

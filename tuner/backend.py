@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from kernelwright.build.launcher import emulator_library
 from kernelwright.gen.spec import Variant
 from kernelwright.tuner.compile import NinjaCompiler
@@ -16,8 +18,10 @@ from kernelwright.tuner.verify import ModuleVerifier
 from kernelwright.tuner.work import InPlaceExecutor, Scorer, Work
 from kernelwright.tuner.workers import WorkerProcesses
 
-LIMITS = Limits(start_s=120.0, job_s=300.0, stage_s=120.0)
+LIMITS = Limits(start_s=120.0, job_s=300.0)
 """Of judging a kernel, which takes seconds; what takes minutes hangs."""
+
+_GPU_STAGE_S = 60.0  # of the check, or of all launches on one shape, which take a second or two
 
 
 def scorer_version(label: Label) -> str:
@@ -41,7 +45,7 @@ def make_work(request: Request, target: Target, compiler: NinjaCompiler, first: 
     )
     workers = WorkerProcesses(
         1 if on_gpu else request.jobs,  # one process a GPU: nobody disturbs a measurement
-        limits=LIMITS,
+        limits=replace(LIMITS, stage_s=_GPU_STAGE_S) if on_gpu else LIMITS,
         device=target.gpu.name if target.gpu else "the emulator",
         probe=_gpu_answers if on_gpu else None,
         spoils=_is_fault if on_gpu else lambda _: False,
