@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from kernelwright.gen.constraints import reasons_against
 from kernelwright.gen.devices import Device
-from kernelwright.gen.errors import SpecError
+from kernelwright.gen.errors import KernelError, SpecError
 from kernelwright.gen.ladder import default_schedule
 from kernelwright.gen.spec import Variant
-from kernelwright.tuner.errors import NoLegalPointError
+from kernelwright.tuner.errors import NoLegalPointError, TunerError
 from kernelwright.tuner.space import FIELDS, Point, Space, Value, point_of, schedule_of
 
 SPEC_RULE = "schedule"
@@ -95,7 +95,18 @@ def _against(space: Space, device: Device, point: Point) -> list[tuple[str, str]
         variant = _variant(space, point)
     except SpecError as error:
         return [(SPEC_RULE, str(error))]
-    return reasons_against(variant, device, space.constraints)
+    found: list[tuple[str, str]] = []
+    for rule in space.constraints:
+        try:
+            found += reasons_against(variant, device, [rule])
+        except KernelError:
+            raise
+        except Exception as error:
+            raise TunerError(
+                f"space {space.name}: constraint {rule} raised {type(error).__name__}: {error}, for {_words(point)} on "
+                f"{device.name}. A constraint returns a reason or None: mend it in gen/constraints.py"
+            ) from error
+    return found
 
 
 def _variant(space: Space, point: Point) -> Variant:
