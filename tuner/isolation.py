@@ -113,16 +113,25 @@ class WorkerProcess:
             raise answer[1]
         return answer[1]
 
+    def is_alive(self) -> bool:
+        """Whether it can take a job."""
+        return self._process.is_alive()
+
     def kill(self) -> None:
         """Kill it and what it started, and wait until it is gone."""
+        self.strike()
+        self._process.join()
+        self._socket.close()
+
+    def strike(self) -> None:
+        """Kill it and what it started; the thread that waits for its answer, if any, learns that it died."""
         pid = self._process.pid
         if pid is not None and self._process.is_alive():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 if os.getpgid(pid) == pid:  # not yet, if it has only just started
                     os.killpg(pid, signal.SIGKILL)
             self._process.kill()
-        self._process.join()
-        self._socket.close()
+            self._process.join(_END_S)
 
     def stop(self) -> None:
         """Let it end by itself, since it has nothing to do."""
@@ -193,7 +202,7 @@ class WorkerProcess:
                 continue
             try:
                 part = self._socket.recv(min(count, 1 << 20))
-            except ConnectionError:
+            except OSError:
                 part = b""
             if not part:
                 raise EOFError

@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 from kernelwright.build.kernels import BuiltKernel
 from kernelwright.gen.devices import Device
 from kernelwright.gen.spec import Variant
+from kernelwright.tuner.errors import DeviceGivenUpError
 from kernelwright.tuner.isolation import WorkerLostError, stage
 from kernelwright.tuner.occupancy import occupancy
 from kernelwright.tuner.results import Label, Outcome, Status
@@ -124,16 +125,24 @@ def judge_all(batch: Sequence[Compiled], work: Work, device: Device) -> Iterator
             pending[work.judging.submit(judge, compiled, work.verifier, work.scorer, device)] = compiled
         except BrokenExecutor:
             suspects.append(compiled)
-    while pending:
-        done, _ = wait(pending, timeout=work.timeout_s, return_when=FIRST_COMPLETED)
-        for future in [one for one in pending if one in done or not done]:  # in the batch's order
+    stopped: BaseException | None = None  # raised when what was finished has been handed over
+    while pending and not isinstance(stopped, KeyboardInterrupt):
+        try:
+            done, _ = wait(pending, timeout=work.timeout_s, return_when=FIRST_COMPLETED)
+        except KeyboardInterrupt as interrupt:
+            stopped, done = interrupt, {one for one in pending if one.done()}
+        for future in [one for one in pending if one in done or not (done or stopped)]:  # in the batch's order
             compiled = pending.pop(future)
             try:
                 yield future.result(timeout=0)
+            except DeviceGivenUpError as error:
+                stopped = error
             except WorkerLostError as error:
                 yield _lost(compiled, "timeout" if error.kind == "timeout" else "launch", error.detail)
             except (BrokenExecutor, CancelledError, TimeoutError):
                 suspects.append(compiled)
+    if stopped is not None:
+        raise stopped
     if suspects:
         work.restart()
     for compiled in suspects:

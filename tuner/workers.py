@@ -100,7 +100,7 @@ class WorkerProcesses(Executor):
         with self._lock:
             workers = list(self._workers)
         for worker in workers:
-            worker.kill()
+            worker.strike()
 
     def _run(self) -> None:
         """Do jobs one after the other, in a process that this thread alone talks to."""
@@ -112,6 +112,9 @@ class WorkerProcesses(Executor):
             try:
                 if self._given_up:
                     raise DeviceGivenUpError(self._given_up)
+                if worker is not None and not worker.is_alive():  # it ended without a job, which no job is to blame for
+                    self._forget(worker)
+                    worker, suspicious = None, True
                 if worker is None:
                     worker = self._start(probe=suspicious)
                     suspicious = False

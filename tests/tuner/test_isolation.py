@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Executor, Future
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,10 +17,11 @@ import worker_jobs as jobs
 from tuner_fakes import FakeCompiler, FakeScorer, FakeVerifier, make_request, run
 
 from kernelwright.gen.devices import reference_device
+from kernelwright.tuner import work as working
 from kernelwright.tuner.errors import DeviceGivenUpError
 from kernelwright.tuner.isolation import Limits, WorkerLostError
 from kernelwright.tuner.store import SUFFIX, read_store
-from kernelwright.tuner.work import InPlaceExecutor, Work, judge
+from kernelwright.tuner.work import InPlaceExecutor, Work, judge, judge_all
 from kernelwright.tuner.workers import WorkerProcesses
 
 DEVICE = reference_device(80)
@@ -59,9 +61,9 @@ def wait_until(condition, seconds=10):
         (jobs.segfault, "runtime", r"died \(SIGSEGV\)"),
         (partial(jobs.leave, 3), "runtime", r"died \(exit status 3\)"),
         (partial(jobs.leave, 0), "runtime", r"died \(exit status 0\)"),
-        (jobs.hang, "timeout", "no answer within 1 s, killed"),
-        (jobs.stop_itself, "timeout", "no answer within 1 s, killed"),
-        (partial(jobs.hang_in_stage, "measuring q512"), "timeout", "within 0.5 s while measuring q512, killed"),
+        (jobs.hang, "timeout", "no answer within 2 s, killed"),
+        (jobs.stop_itself, "timeout", "no answer within 2 s, killed"),
+        (partial(jobs.hang_in_stage, "measuring q512"), "timeout", "within 1 s while measuring q512, killed"),
         (partial(jobs.send_garbage, b"x" * 100), "runtime", "answered nonsense"),
         (partial(jobs.send_garbage, b"KWJ1" + (5).to_bytes(8, "little") + b"abcde"), "runtime", "answered nonsense"),
         (partial(jobs.send_garbage, b"KWJ1" + (1 << 60).to_bytes(8, "little")), "runtime", "answered nonsense"),
@@ -69,7 +71,7 @@ def wait_until(condition, seconds=10):
     ],
 )
 def test_a_job_that_misbehaves_fails_alone(workers, job, kind, said):
-    pool = workers(limits=Limits(job_s=1.0, stage_s=0.5))
+    pool = workers(limits=Limits(job_s=2, stage_s=1))
     first, bad, after = pool.submit(os.getpid), pool.submit(job), pool.submit(os.getpid)
     with pytest.raises(WorkerLostError, match=said) as caught:
         bad.result(timeout=30)
@@ -78,8 +80,8 @@ def test_a_job_that_misbehaves_fails_alone(workers, job, kind, said):
 
 
 def test_stages_each_have_their_own_deadline(workers):
-    pool = workers(limits=Limits(stage_s=0.5))
-    assert pool.submit(jobs.stages, 4, 0.2).result(timeout=30) == 5
+    pool = workers(limits=Limits(stage_s=1.5))
+    assert pool.submit(jobs.stages, 4, 0.5).result(timeout=30) == 4
 
 
 def test_what_a_kernel_prints_is_no_answer_and_not_on_our_stdout(workers, capfd):
@@ -138,6 +140,16 @@ def test_no_orphan_stays_when_the_tuner_is_killed():
     parent.kill()
     parent.wait()
     assert wait_until(lambda: not is_alive(pid))
+
+
+def test_a_process_that_ended_without_a_job_is_replaced_and_no_job_blamed(workers):
+    pool = workers(give_up_after=1)
+    pid = pool.submit(os.getpid).result(timeout=30)
+    os.kill(pid, signal.SIGKILL)  # as the system does when memory runs out
+    assert wait_until(lambda: not is_alive(pid))
+    assert pool.submit(os.getpid).result(timeout=30) != pid
+    pool.restart()
+    assert pool.submit(os.getpid).result(timeout=30) != pid
 
 
 # ---------------------------------------------------------------------- devices
@@ -217,6 +229,55 @@ def test_a_run_whose_device_is_given_up_keeps_what_was_found(workers, tmp_path):
         run(make_request(tmp_path), work_in_processes(pool, jobs.Misbehaving(None, deeds)))
     known = [one.outcome.kind for one in read_store(tmp_path / f"small-sm80{SUFFIX}")]
     assert known.count("runtime") >= 3 and known[-3:] == ["runtime"] * 3
+
+
+class Answers(Executor):
+    """Futures that are what the test says."""
+
+    def __init__(self, answers):
+        self.answers = iter(answers)
+
+    def submit(self, fn, /, *args, **kwargs):
+        future = Future()
+        answer = next(self.answers)
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+        elif answer == "done":
+            future.set_result(fn(*args, **kwargs))
+        return future
+
+
+def batch(count):
+    variants = list(make_request(Path("unused")).pool.legal.values())[:count]
+    return [fakes.Compiled(variant=one, kernel=fakes.fake_kernel(one), registers=128) for one in variants]
+
+
+def work_with(answers):
+    return Work(
+        compiler=FakeCompiler(),
+        verifier=FakeVerifier(),
+        scorer=FakeScorer(),
+        compiling=InPlaceExecutor(),
+        judging=Answers(answers),
+        timeout_s=20,
+    )
+
+
+@pytest.mark.parametrize("reason", ["given up", "Ctrl-C"])
+def test_what_is_finished_when_a_run_stops_is_handed_over_first(monkeypatch, reason):
+    found = []
+    answers = ["done", DeviceGivenUpError("gone"), "done"] if reason == "given up" else ["done", "never", "done"]
+    expected = DeviceGivenUpError if reason == "given up" else KeyboardInterrupt
+    if reason == "Ctrl-C":
+
+        def interrupted(*_, **__):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(working, "wait", interrupted)
+    with pytest.raises(expected):
+        for outcome in judge_all(batch(3), work_with(answers), DEVICE):
+            found.append(outcome)
+    assert [one.kind for one in found] == ["correct", "correct"]
 
 
 def test_an_assertion_that_fails_is_a_fault_of_ours_and_no_result():
