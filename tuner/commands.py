@@ -6,12 +6,12 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kernelwright.build.jobs import usable_cores
-from kernelwright.build.table_folder import read_table
 from kernelwright.gen.errors import ConfigError
 from kernelwright.gen.spec import Variant
 from kernelwright.tuner.compile import NinjaCompiler, source_digest
@@ -29,10 +29,11 @@ from kernelwright.tuner.work import Work
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """Where a table went: into a module, or into a folder of its own that `load_table` takes."""
+    """Where a table went: into a module, or into a folder of its own that `load_table` takes; the rows it got."""
 
     module: Path | None
     table: Path
+    rows: Sequence[Mapping[str, Any]] = ()
 
 
 def run(args: argparse.Namespace) -> int:
@@ -102,9 +103,9 @@ def publish_result(request: Request, result: Result, module: Path, build: Path) 
     verified = {one.variant.name: one.verified for one in chosen}
     table = build / "table"
     if (module / "build_info.json").is_file():
-        return Published(module=module, table=publish(module, table, rows, kernels, verified))
+        return Published(module=module, table=publish(module, table, rows, kernels, verified), rows=rows)
     write_table(table, request.space.study_name, rows, kernels, verified)
-    return Published(module=None, table=table)
+    return Published(module=None, table=table, rows=rows)
 
 
 def _work(request: Request, target: Target, build: Path) -> tuple[str, Callable[[], Work]]:
@@ -142,18 +143,6 @@ def _load(name: str, sm: int | None) -> Space:
         raise
 
 
-def _rows_of(published: Published, space: Space) -> list[dict[str, object]]:
-    """Return which kernel the table takes for which sizes of the space's problem."""
-    content = read_table(published.table)
-    rows = []
-    for row in content["rows"]:
-        kernel = Variant.parse(row["kernel"])
-        if kernel.sm == space.sm and kernel.problem == space.problem and row["evidence"].get("space") == space.name:
-            cover = row["evidence"]["cover"]
-            rows.append({**{key: row[key] for key in ("kernel", "when", "label", "device")}, "cover": cover})
-    return rows
-
-
 def _json(value: object) -> str:
     return json.dumps(value, indent=1)
 
@@ -175,7 +164,7 @@ def _plain(request: Request, result: Result, published: Published) -> dict[str, 
         ],
         "ranking": ranking(result.outcomes, facts.label),
         "winner": result.choice.winner.variant.name,
-        "rows": _rows_of(published, request.space),
+        "rows": [{key: row[key] for key in ("kernel", "when", "label", "device")} for row in published.rows],
         "standing": result.choice.standing,
         "module": None if published.module is None else str(published.module),
         "table": str(published.table),
@@ -189,8 +178,8 @@ def _print(request: Request, result: Result, published: Published) -> None:
     if facts.end != "every point tried":
         tried = f"{len(result.outcomes)} of {facts.num_points} points tried ({facts.end})"
         print(f"{tried}; go on with --resume and more --trials or --minutes.")
-    rows = _rows_of(published, request.space)
-    print(rows_text(rows))
+    if published.rows:
+        print(rows_text(published.rows))
     problem = request.space.problem
     if published.module is not None:
         where = published.module.absolute()

@@ -114,7 +114,7 @@ def rows_text(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         when = ", ".join(f"{size} {bounds_text(*bounds)}" for size, bounds in row["when"].items()) or "any size"
         lines.append(f"  {row['kernel']} for {when} ({row['label']})")
-    facts = rows[0]["cover"]
+    facts = rows[0]["evidence"]["cover"]
     head = (
         f"table: {facts['kernels']} kernels for {facts['shapes']} shapes, at most {facts['worst_loss']:.1%} behind the "
         f"best of a shape, {facts['geomean_loss']:.1%} in the mean ({facts['method']}"
