@@ -185,7 +185,11 @@ class StoredLedger:
         """Keep what came of a point: first in the store, then in the study."""
         with uninterrupted():
             self._store.append(outcome)
-            self._ledger.tell(outcome)
+            try:
+                self._ledger.tell(outcome)
+            except OSError as error:
+                reason = explain_os_error(error, "keeping the study", "another --storage")
+                raise StoreError(f"{reason} The result is in {self._store.path}; --resume mends the study") from error
 
     def adopt(self, outcome: Outcome) -> None:
         """Take a result of elsewhere."""

@@ -250,6 +250,27 @@ def test_a_folder_that_may_not_be_written_is_said_so(tmp_path, monkeypatch):
         run(make_request(tmp_path))
 
 
+def test_a_journal_that_cannot_be_written_costs_no_result(tmp_path, monkeypatch):
+    from optuna.storages.journal import JournalFileBackend
+
+    append, calls = JournalFileBackend.append_logs, []
+
+    def fills_up(self, logs):
+        calls.append(logs)
+        if len(calls) > 40:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append(self, logs)
+
+    monkeypatch.setattr(JournalFileBackend, "append_logs", fills_up)
+    with pytest.raises((StoreError, OSError), match=r"[Nn]o space left"):
+        run(make_request(tmp_path))
+    monkeypatch.undo()
+    known = [one.variant.name for one in read_store(tmp_path / STORE)]
+    scorer = FakeScorer()
+    result = run(make_request(tmp_path, resume=True), make_work(scorer=scorer))
+    assert known and not set(known) & set(scorer.scored) and len(result.outcomes) == 16
+
+
 def test_two_tuners_on_one_store_are_refused(tmp_path):
     path = tmp_path / "x.jsonl"
     refused = pytest.raises(TunerError, match="another tuner is at work")
