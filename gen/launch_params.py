@@ -5,7 +5,6 @@ The module's launcher does the same in C for each call; this is for tools that l
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,7 +41,32 @@ def call_sizes(binding: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) 
         for name, size in zip(tensor["dims"], shapes.get(tensor["name"], ()), strict=False):
             if sizes.setdefault(name, size) != size:
                 raise ValueError(f"{tensor['name']}: {name} is {size}, another tensor has {sizes[name]}")
-    return sizes
+    for name, other in binding["size_defaults"].items():
+        sizes.setdefault(name, sizes[other])
+    return {name: sizes.get(name, 0) for name in binding["sizes"]}
+
+
+def scalar_values(binding: Mapping[str, Any], given: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, float]:
+    """Return every scalar of a call by name: what is given, else its default, a number or a power of a size.
+
+    Raises:
+        KeyError: if one that has no default is missing, or an unknown one is given.
+    """
+    values: dict[str, float] = {}
+    for scalar in binding["scalars"]:
+        name, default = scalar["name"], scalar["default"]
+        if name in given:
+            values[name] = given[name]
+        elif isinstance(default, list):
+            values[name] = sizes[default[0]] ** default[1]
+        elif default is not None:
+            values[name] = default
+        else:
+            raise KeyError(f"the scalar {name} is missing")
+    unknown = set(given) - set(values)
+    if unknown:
+        raise KeyError(f"the binding has no scalar {sorted(unknown)[0]!r}")
+    return values
 
 
 def launch_params(
@@ -57,14 +81,16 @@ def launch_params(
     Args:
         binding: of the operation, as in a table.
         tensors: by the binding's names; an optional one that is left out is a null pointer.
-        constants: of the kernel, such as `block_m`.
-        scalars: by the binding's names; each is needed.
+        constants: of the kernel, such as `block_m`, and of the device.
+        scalars: by the binding's names; one that is left out has its default.
 
     Raises:
         ValueError: if two tensors disagree about a size.
         KeyError: if something the binding names is missing.
     """
-    numbers = {**constants, **call_sizes(binding, {name: one.shape for name, one in tensors.items()})}
+    sizes = call_sizes(binding, {name: one.shape for name, one in tensors.items()})
+    values = scalar_values(binding, scalars, sizes)
+    numbers = {**constants, **sizes, **{name: int(value) for name, value in values.items()}}
     optional = {tensor["name"] for tensor in binding["tensors"] if tensor["optional"]}
 
     def value(kind: str, *names: Any) -> float:  # or an int, where the field is one
@@ -73,27 +99,32 @@ def launch_params(
                 return 0
             case "pointer":
                 return tensors[names[0]].address
+            case "stride" if names[0] in optional and names[0] not in tensors:
+                return 0
             case "stride":
                 return tensors[names[0]].strides[int(names[1])]
             case "scalar":
-                return scalars[names[0]]
+                return values[names[0]]
             case _:
-                return _term(numbers, kind, *names)
+                return _value(names[0], numbers)
 
     fields = binding["fields"]
     layout = "".join(_FORMATS[field["type"]] for field in fields)
     widest = max(layout, key=struct.calcsize, default="i")  # a struct is padded to its widest member
     packed = struct.pack(f"@{layout}0{widest}", *(value(*field["from"]) for field in fields))
-    x, y, z = (math.prod(_term(numbers, *term) for term in axis) for axis in binding["grid"])
+    x, y, z = (_value(axis, numbers) for axis in binding["grid"])
     return LaunchParams(grid=(x, y, z), struct=packed)
 
 
-def _term(numbers: Mapping[str, int], kind: str, *names: str) -> int:
-    match kind, [numbers[name] for name in names]:
-        case "size", [size]:
-            return size
-        case "quotient", [over, under]:
-            return over // under
-        case "ceil_div", [over, under]:
-            return -(-over // under)
-    raise KeyError(f"a binding has no term {kind!r} of {len(names)} operands")
+_FUNCTIONS = {
+    "max": max,
+    "min": min,
+    "floor_div": lambda a, b: a // b,
+    "ceil_div": lambda a, b: -(-a // b),
+    "choose": lambda condition, a, b: a if condition else b,
+}
+
+
+def _value(expression: str, numbers: Mapping[str, int]) -> int:
+    """Return the value of an expression of this project's own bindings."""
+    return int(eval(expression, {"__builtins__": {}, **_FUNCTIONS}, dict(numbers)))  # noqa: S307

@@ -29,22 +29,44 @@ class TileLayout:
     copy_cols: int
     copy_rows: int
 
+    @property
+    def arguments(self) -> tuple[int, int, int, int, int]:
+        """Those of `kw::TileLayout` (templates/include/kw_tile.cuh)."""
+        return self.row_chunks, self.swizzle_group, self.swizzle_shift, self.copy_cols, self.copy_rows
+
     def chunk(self, row: int, column: int) -> int:
         """Return where chunk `column` of `row` lies, in chunks from the start of the tile."""
         return row * self.row_chunks + (column ^ ((row >> self.swizzle_shift) & (self.swizzle_group - 1)))
 
 
-def tile_layout(variant: Variant) -> TileLayout:
-    """Return the layout for a variant's head dimension and the copy pattern for its thread block."""
-    row_chunks = variant.problem.head_dim // 8
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileLayouts:
+    """Those of Q and K, and of V and the output."""
+
+    qk: TileLayout
+    v: TileLayout
+
+
+def tile_layouts(variant: Variant) -> TileLayouts:
+    """Return the layouts for a variant's head dimensions and the copy patterns for its thread block."""
+    schedule = variant.schedule
+    return TileLayouts(
+        qk=tile_layout(variant.problem.head_dim, schedule.block_n, schedule.threads),
+        v=tile_layout(variant.slice_columns, schedule.block_n, schedule.threads),
+    )
+
+
+def tile_layout(row_elements: int, rows: int, threads: int) -> TileLayout:
+    """Return the layout of a tile of 16-bit elements and how `threads` threads copy it."""
+    row_chunks = row_elements // 8
     group = min(8, row_chunks & -row_chunks)
-    columns = _copy_columns(row_chunks, group, variant.schedule.block_n, variant.schedule.threads)
+    columns = _copy_columns(row_chunks, group, rows, threads)
     return TileLayout(
         row_chunks=row_chunks,
         swizzle_group=group,
         swizzle_shift=(8 // group).bit_length() - 1,
         copy_cols=columns,
-        copy_rows=variant.schedule.threads // columns,
+        copy_rows=threads // columns,
     )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from kernelwright import resource_dir
 from kernelwright.gen.errors import ConfigError, SpecError
@@ -26,7 +27,12 @@ class Profile:
             SpecError: if a head dimension or dtype makes no problem.
         """
         changed = [
-            ForwardProblem(dtype=dtype, head_dim=head_dim, is_causal=problem.is_causal)
+            replace(
+                problem,
+                dtype=dtype,
+                head_dim=head_dim,
+                head_dim_v=problem.head_dim_v if head_dims is None else head_dim,
+            )
             for problem in self.problems
             for head_dim in (head_dims or [problem.head_dim])
             for dtype in (dtypes or [problem.dtype])
@@ -58,15 +64,22 @@ def load_profile(name_or_file: str) -> Profile:
     return Profile(name=path.stem, problems=tuple(dict.fromkeys(problems)))
 
 
+_FLAGS = tuple(field.name for field in fields(ForwardProblem) if field.type == "bool")
+
+
 def _problems(row: Node) -> list[ForwardProblem]:
-    choices = row.mapping(["dtype", "head_dim", "is_causal"])
+    """Every combination of a row's choices; a flag that the row does not name is off."""
+    choices = row.mapping(["dtype", "head_dim"], ["head_dim_v", *_FLAGS])
     dtypes: list[Dtype] = ["bf16" if node.text(DTYPES) == "bf16" else "fp16" for node in choices["dtype"].one_or_more()]
-    head_dims = [node.integer() for node in choices["head_dim"].one_or_more()]
-    masks = [node.boolean() for node in choices["is_causal"].one_or_more()]
+    values: dict[str, list[Any]] = {"head_dim": [node.integer() for node in choices["head_dim"].one_or_more()]}
+    if "head_dim_v" in choices:
+        values["head_dim_v"] = [node.integer() for node in choices["head_dim_v"].one_or_more()]
+    values |= {name: [node.boolean() for node in choices[name].one_or_more()] for name in _FLAGS if name in choices}
     try:
         return [
-            ForwardProblem(dtype=dtype, head_dim=head_dim, is_causal=is_causal)
-            for dtype, head_dim, is_causal in itertools.product(dtypes, head_dims, masks)
+            ForwardProblem(dtype=dtype, **dict(zip(values, chosen, strict=True)))
+            for dtype in dtypes
+            for chosen in itertools.product(*values.values())
         ]
     except SpecError as error:
         raise row.fail(str(error)) from error

@@ -10,8 +10,9 @@ import jinja2
 
 from kernelwright import resource_dir
 from kernelwright.gen.binding import bindings, struct_fields
-from kernelwright.gen.layout import tile_layout
+from kernelwright.gen.layout import tile_layouts
 from kernelwright.gen.spec import OPERATION, Variant
+from kernelwright.gen.visibility import visibility
 
 TEMPLATE = "flash_fwd_mma.cu.jinja"
 
@@ -45,6 +46,7 @@ def render(variant: Variant) -> str:
             "// SPDX-License-Identifier: Apache-2.0",
         ]
     )
+    layouts = tile_layouts(variant)
     return (
         _environment()
         .get_template(TEMPLATE)
@@ -53,7 +55,8 @@ def render(variant: Variant) -> str:
             entry=variant.name,
             problem=variant.problem,
             schedule=variant.schedule,
-            layout=tile_layout(variant),
+            layouts={"qk": layouts.qk.arguments, "v": layouts.v.arguments},
+            visibility=visibility(variant.problem),
             params={"struct": "FlashFwdParams", "fields": struct_fields(bindings()[OPERATION])},
         )
     )

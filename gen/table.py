@@ -12,6 +12,12 @@ from kernelwright.gen.spec import OPERATION, Variant
 SCHEMA = 1
 
 
+def kernel_constants(variant: Variant) -> dict[str, int]:
+    """Return the numbers of a schedule that a binding's terms use, by name."""
+    schedule = variant.schedule
+    return {name: int(getattr(schedule, name)) for name in ("block_m", "num_slices", "pack_gqa", "persistent_blocks")}
+
+
 def kernel_entry(
     variant: Variant, *, registers: int, spill_bytes: int, files: Mapping[str, object], source_digest: str
 ) -> dict[str, object]:
@@ -30,7 +36,7 @@ def kernel_entry(
         "entry": variant.name,
         "threads": variant.schedule.threads,
         "smem_bytes": variant.smem_bytes,
-        "block_m": variant.schedule.block_m,
+        **kernel_constants(variant),
         "registers": registers,
         "spill_bytes": spill_bytes,
         "files": dict(files),

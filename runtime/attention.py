@@ -16,27 +16,28 @@ import torch
 from .devices import CPU_KEY, DeviceKey
 from .engine import Engine
 from .errors import EmulationWarning, InputTypeError, KernelError, TableError, UnsupportedInputError
-from .inputs import ALIGNMENT, MAX_SCALE, OPERATION, Request, check, describe, hulls_meet, is_conforming
+from .inputs import ALIGNMENT, OPERATION, Request, calls_of, check, describe, hulls_meet, is_conforming
+from .options import Options
 from .routes import flag_bits
 
 logger = logging.getLogger(__name__)
 
-Result: TypeAlias = torch.Tensor | tuple[torch.Tensor, torch.Tensor]  # out, or out and lse
+Result: TypeAlias = torch.Tensor | tuple[torch.Tensor, ...]  # out, or out and lse, or those and S_dmask
 
 
-class AttentionFunction(Protocol):
-    """The type of `flash_attn_func`."""
-
-    def __call__(
-        self,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        softmax_scale: float | None = None,
-        causal: bool = False,
-        return_lse: bool = False,
-        out: torch.Tensor | None = None,
-    ) -> Result: ...
+TENSORS = (
+    *("q", "k", "v", "out", "lse", "q_starts", "q_ends", "k_starts", "k_ends", "seqused_k"),
+    *("alibi_slopes", "sink", "bias", "rng_state", "block_counts", "block_lists", "block_bits"),
+)
+SCALARS = (
+    *("softmax_scale", "softcap", "window_left", "window_right", "attention_chunk", "keep_threshold", "keep_scale"),
+    *("max_seqlen_q", "sparse_block_q", "sparse_block_k"),
+)
+FLAGS = (
+    *("is_causal", "is_local", "is_varlen", "has_softcap", "has_alibi", "has_bias", "has_dropout"),
+    "is_block_sparse",
+)
+"""What this run time gives a launch, in the binding's order."""
 
 
 class Attention:
@@ -50,8 +51,8 @@ class Attention:
     def _first_launch(self, *call: object) -> bool:
         """Import the launcher, then step aside for it."""
         binding = self.engine.binding
-        found = tuple(one.name for one in binding.tensors), binding.scalars, binding.flags
-        if found != (("q", "k", "v", "out", "lse"), ("softmax_scale",), ("is_causal",)):
+        found = tuple(one.name for one in binding.tensors), tuple(one.name for one in binding.scalars), binding.flags
+        if found != (TENSORS, SCALARS, FLAGS):
             raise TableError(f"{self.engine.folder}: {OPERATION} takes {found}, which this run time does not know.")
         operation = self.engine.launch_operation
         self.launch = operation.launch if self.engine.launcher.reads_tensors else self._launch_plain
@@ -67,33 +68,32 @@ class Attention:
         q: object,
         k: object,
         v: object,
-        softmax_scale: object,
-        causal: object,
-        return_lse: object,
+        options: Options,
+        return_lse: object = False,
         out: object = None,
         lse: torch.Tensor | None = None,
     ) -> Result:
-        """Check everything, then compute; `lse` may be given by those who poison it first."""
-        request = check(q, k, v, softmax_scale, causal, out)
+        """Check everything, then compute; `lse` may be given by those who poison it first.
+
+        Of sequences, out and lse have no batch dimension, as their q has none.
+        """
+        request = check(q, k, v, options, out)
         if not isinstance(return_lse, bool):
             raise InputTypeError(f"return_lse must be True or False, got {return_lse!r}.")
-        sizes = request.call.sizes
-        if sizes["head_dim_v"] != sizes["head_dim"] and "head_dim_v" not in self.engine.binding.sizes:
-            raise UnsupportedInputError(
-                f"v must have the head_dim of q and k in this module, got {sizes['head_dim_v']} and "
-                f"{sizes['head_dim']}. Pad the smaller with zeros."
-            )
         self._warn_of_emulation(request.key)
         result = request.out
         if return_lse and lse is None:
             lse = torch.empty(request.lse_shape, dtype=torch.float32, device=request.q.device)
-        if 0 in (*request.out_shape, request.k.shape[1]):
+        if request.is_empty:
             result = request.q.new_empty(request.out_shape) if result is None else result
             result.zero_()
             if lse is not None:
-                lse.fill_(-torch.inf)
+                lse.copy_(_lse_without_keys(request))
         else:
             result = self._compute(request, lse)
+        if options.sequences is not None:
+            result = result.squeeze(0) if out is None or not isinstance(out, torch.Tensor) else out
+            lse = None if lse is None else lse.squeeze(0)
         return (result, lse) if return_lse and lse is not None else result
 
     def _compute(self, request: Request, lse: torch.Tensor | None) -> torch.Tensor:
@@ -106,8 +106,11 @@ class Attention:
                 f"A dispatch mode turned a new tensor into a {type(written).__name__}, which a kernel cannot write. "
                 "Leave FakeTensorMode and the like before the call."
             )
-        kernel = self.engine.kernel_for(request.key, request.call)
-        arguments = (*inputs, written, lse, request.softmax_scale, self._flags(request), None)
+        kernel, flags = self.engine.kernel_for(request.key, calls_of(request))
+        lowered = request.lowered
+        tensors = [*inputs, written, lse, *(lowered.tensors.get(name) for name in TENSORS[5:])]
+        scalars = [request.softmax_scale, *(lowered.scalars.get(name) for name in SCALARS[1:])]
+        arguments = (*tensors, *scalars, flag_bits(self.engine.binding, flags), None)
         if not self.engine.launcher.reads_tensors:
             arguments = _as_plain(arguments)
         if not self.engine.launch_operation.launch_kernel(kernel, *arguments):
@@ -138,9 +141,6 @@ class Attention:
         contiguous = torch.contiguous_format
         return [one.clone(memory_format=contiguous) if name in strange else one for name, one in given.items()]
 
-    def _flags(self, request: Request) -> int:
-        return flag_bits(self.engine.binding, request.call.flags)
-
     @contextmanager
     def without_warning(self) -> Iterator[None]:
         """Leave the warning of emulation to a later call: here emulating is what was asked for."""
@@ -161,70 +161,6 @@ class Attention:
             )
 
 
-def make_flash_attn_func(attention: Attention) -> AttentionFunction:
-    """Return `flash_attn_func` for a module. The names it uses are bound here, once, for speed."""
-    empty_like, empty, float32 = torch.empty_like, torch.empty, torch.float32
-    tensor_type = torch.Tensor
-
-    def flash_attn_func(
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        softmax_scale: float | None = None,
-        causal: bool = False,
-        return_lse: bool = False,
-        out: torch.Tensor | None = None,
-    ) -> Result:
-        """Compute softmax(softmax_scale * q k^T) v, exactly, without forming the scores in memory.
-
-        Args:
-            q: [batch, seqlen_q, num_heads_q, head_dim], float16 or bfloat16, any strides.
-            k: [batch, seqlen_k, num_heads_kv, head_dim]; num_heads_q is a multiple of num_heads_kv.
-            v: like k.
-            softmax_scale: factor on the scores, positive; None is head_dim ** -0.5.
-            causal: query i sees key j when j <= i + seqlen_k - seqlen_q (last query on last key).
-            return_lse: return the log-sum-exp of the scaled scores too.
-            out: written and returned if given; like q, any strides, apart from the inputs in memory.
-
-        Returns:
-            out, [batch, seqlen_q, num_heads_q, head_dim] of q's dtype; or (out, lse), lse float32
-            [batch, num_heads_q, seqlen_q], natural logarithm. A row that sees no key is 0, its lse -inf.
-
-        Raises:
-            UnsupportedInputError: if an argument is of a kind that no kernel takes.
-            NoKernelError: if no kernel was built for this; the last line says how to build it.
-            LaunchError, DriverError, TableError: if the launch, the driver or a file fails.
-        """
-        usual = type(q) is tensor_type and (causal is False or causal is True)
-        usual = usual and (return_lse is False or return_lse is True)
-        if usual and (softmax_scale is None or (type(softmax_scale) is float and 0.0 < softmax_scale <= MAX_SCALE)):
-            lse = None
-            try:
-                if out is None:
-                    result = empty_like(q)
-                elif type(out) is tensor_type and not out.requires_grad and not out.is_neg():
-                    result = out
-                else:
-                    return attention.attend(q, k, v, softmax_scale, causal, return_lse, out)
-                if return_lse:
-                    batch, seqlen_q, num_heads, _ = q.shape if q.dim() == 4 else (0, 0, 0, 0)
-                    lse = empty((batch, num_heads, seqlen_q), dtype=float32, device=q.device)
-            except RuntimeError:  # such as a tensor without a shape, or no memory: the long way says what it is
-                return attention.attend(q, k, v, softmax_scale, causal, return_lse, out)
-            if attention.launch(q, k, v, result, lse, softmax_scale, causal, None):
-                if out is not None:
-                    mark_written(out)
-                return result if lse is None else (result, lse)
-        return attention.attend(q, k, v, softmax_scale, causal, return_lse, out)
-
-    # Dynamo leaves a function with this mark alone and breaks the graph, as torch.compiler.disable would, without
-    # importing it: what it traced would show the result's allocation and not the launch.
-    flash_attn_func._torchdynamo_disable = True  # type: ignore[attr-defined]
-    flash_attn_func.__module__ = attention.engine.package
-    flash_attn_func.__qualname__ = flash_attn_func.__name__
-    return flash_attn_func
-
-
 def mark_written(tensor: torch.Tensor) -> None:
     """Tell autograd that a tensor was written in place, as torch's own functions with `out` do."""
     if not tensor.is_inference():
@@ -232,17 +168,24 @@ def mark_written(tensor: torch.Tensor) -> None:
 
 
 def _as_plain(call: tuple[Any, ...]) -> tuple[object, ...]:  # Any: as loose as the launcher's arguments
-    """The tensors q, k, v, out, lse of a launch as plain integers, and its stream asked for here."""
-    q, k, v, out, lse, *others, _ = call
+    """The tensors of a launch as plain integers, and its stream asked for here."""
+    tensors, others = call[: len(TENSORS)], call[len(TENSORS) : -1]
     grad_enabled = torch.is_grad_enabled()
-    tensors = [None if one is None else describe(one, grad_enabled) for one in (q, k, v, out, lse)]
-    return (*tensors, *others, _stream_of(q))
+    plain = [None if one is None else describe(one, grad_enabled) for one in tensors]
+    return (*plain, *others, _stream_of(tensors[0]))
 
 
 def _stream_of(tensor: torch.Tensor) -> int | None:
     if tensor.device.type != "cuda":
         return None
     return int(torch.cuda.current_stream(tensor.device).cuda_stream)
+
+
+def _lse_without_keys(request: Request) -> torch.Tensor:
+    """lse where no query sees a key: the sink alone, or the logarithm of nothing."""
+    sink = request.lowered.tensors.get("sink")
+    nothing = torch.full((1,), -torch.inf, device=request.q.device) if sink is None else sink
+    return nothing[None, :, None].expand(request.lse_shape)
 
 
 def _layout(tensor: torch.Tensor) -> str:

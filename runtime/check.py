@@ -11,8 +11,10 @@ import torch
 
 from .errors import KernelError, NoKernelError, UnsupportedInputError
 from .gate import Verdict, judge
+from .inputs import check
 from .module import DispatchModule
 from .problems import TORCH_DTYPES, Problem, describe_coverage, guarded, make_inputs, problems_for
+from .reference import Attended
 from .support import device_key
 from .table import KernelRecord
 
@@ -150,17 +152,22 @@ def check_problem(
     dispatch: DispatchModule, problem: Problem, *, block_n: int, seed: int, device: torch.device
 ) -> ProblemResult:
     """Compute one problem with whatever the module chooses, and compare; see `gate` for what passes."""
-    q, k, v = make_inputs(problem, block_n, seed, device)
-    out = guarded(tuple(q.shape), TORCH_DTYPES[problem.dtype], device, problem.layout)
-    lse = guarded((q.shape[0], q.shape[2], q.shape[1]), torch.float32, device)
+    inputs = make_inputs(problem, block_n, seed, device)
+    with torch.no_grad():
+        request = check(inputs.q, inputs.k, inputs.v, inputs.options)
+    out = guarded(request.out_shape, TORCH_DTYPES[problem.dtype], device, problem.layout)
+    lse = guarded(request.lse_shape, torch.float32, device)
+    written = out.tensor if inputs.options.sequences is None else out.tensor.squeeze(0)
     try:
         with torch.no_grad():
-            dispatch.attention.attend(q, k, v, problem.softmax_scale, problem.is_causal, True, out.tensor, lse.tensor)
+            dispatch.attention.attend(inputs.q, inputs.k, inputs.v, inputs.options, True, written, lse.tensor)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
     except (KernelError, RuntimeError) as error:
         return ProblemResult(problem=problem, verdict=None, fault=f"{type(error).__name__}: {error}")
-    verdict = judge(out.tensor, lse.tensor, q, k, v, problem.softmax_scale, is_causal=problem.is_causal)
+    visibility, mask = dispatch.engine.binding.visibility, inputs.options.block_mask
+    attended = Attended(request.q, request.k, request.v, request.softmax_scale, request.lowered, visibility, mask)
+    verdict = judge(out.tensor, lse.tensor, attended)
     faults = [verdict.fault] if verdict.fault else []
     if not out.is_intact():
         faults.append("memory beside out was written")

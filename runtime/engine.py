@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -23,7 +23,7 @@ from .table import Table, read_table
 logger = logging.getLogger(__name__)
 
 LOADED, ENVIRONMENT, TUNED, BUILT_IN = "load_table", "KERNELWRIGHT_TABLE", "tuned", "kernels"
-MAX_HEAD_DIM = 256
+MAX_HEAD_DIM = 512
 """The largest that `gen build` makes a kernel for."""
 
 _MAY_MISS = (ENVIRONMENT, TUNED)
@@ -226,12 +226,12 @@ class Engine:
                 entry=record.entry,
                 threads=record.threads,
                 smem_bytes=record.smem_bytes,
-                constants=tuple(record.constants[name] for name in self.binding.constants),
+                constants=tuple({**record.constants, "num_sms": device.facts.num_sms}[name] for name in self.binding.numbers),
             )
         return self._kernels[identity]
 
-    def kernel_for(self, key: DeviceKey, call: Call) -> KernelObject:
-        """Return the kernel that answers a call, loaded.
+    def kernel_for(self, key: DeviceKey, calls: Sequence[Call]) -> tuple[KernelObject, Mapping[str, bool]]:
+        """Return the kernel that answers the first of equivalent calls that has one, loaded, and the flags of that call.
 
         Raises:
             NoKernelError: if none may.
@@ -241,11 +241,12 @@ class Engine:
         while True:
             with self._lock:
                 route = self.route(key)
-                candidate = select(route.choices, call)
-                if candidate is None:
-                    raise NoKernelError(self._why_none(route, call))
+                found = next(((one, call) for call in calls if (one := select(route.choices, call))), None)
+                if found is None:
+                    raise NoKernelError(self._why_none(route, calls[0]))
+                candidate, call = found
                 try:
-                    return self._loaded(route.device, candidate)
+                    return self._loaded(route.device, candidate), call.flags
                 except TableError as error:
                     if candidate.table.origin not in _MAY_MISS:
                         raise

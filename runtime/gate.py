@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from .reference import fused, pt, reference
+from .reference import Attended, fused, pt, reference
 
 FACTOR = 2.0
 ATOL = 1e-5
@@ -35,7 +35,7 @@ class Verdict:
     """Whether a result passed. Margins are error over allowance: 1 is the limit, smaller is better.
 
     Attributes:
-        fused_error: the largest error of torch's fused attention on the same inputs.
+        fused_error: the largest error of torch's fused attention on the same inputs; infinite where it has no such attention.
         worst_row: (batch, query, head) with the largest row margin.
         fault: what failed, in words; "" if nothing did.
     """
@@ -57,24 +57,16 @@ class Verdict:
         return asdict(self)
 
 
-def judge(
-    out: torch.Tensor,
-    lse: torch.Tensor | None,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    softmax_scale: float | None,
-    *,
-    is_causal: bool,
-) -> Verdict:
+def judge(out: torch.Tensor, lse: torch.Tensor | None, attended: Attended) -> Verdict:
     """Compare a result with the reference; the inputs must be finite and the result not empty."""
-    ref = reference(q, k, v, softmax_scale, is_causal=is_causal)
-    plain = pt(q, k, v, softmax_scale, is_causal=is_causal).to(torch.float64)
+    ref = reference(attended)
+    plain = pt(attended).to(torch.float64)
     error = _distance(out.detach().cpu().to(torch.float64), ref.out)
     row_error = error.amax(-1)
     row_plain = (plain - ref.out).abs().amax(-1)
-    row_allowed = FACTOR * torch.maximum(row_plain, UNIT_ROUNDOFF[q.dtype] * ref.magnitude) + ATOL
-    fused_error = float((fused(q, k, v, softmax_scale, is_causal=is_causal).to(torch.float64) - ref.out).abs().max())
+    row_allowed = FACTOR * torch.maximum(row_plain, UNIT_ROUNDOFF[attended.q.dtype] * ref.magnitude) + ATOL
+    by_torch = fused(attended)
+    fused_error = torch.inf if by_torch is None else float((by_torch.to(torch.float64) - ref.out).abs().max())
     max_allowed = FACTOR * min(float(row_plain.max()), fused_error) + ATOL
     margins = row_error / row_allowed
     batch, query, head = (int(one) for one in torch.unravel_index(margins.argmax(), margins.shape))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.autograd import forward_ad
@@ -12,6 +12,7 @@ from torch.autograd import forward_ad
 from .devices import CPU_KEY, DeviceKey
 from .errors import GradientError, InputTypeError, UnsupportedInputError
 from .launcher import CPU, CUDA, PlainTensor, in_forward_mode
+from .options import CallShape, LoweredOptions, Options, check_offsets, lower_options
 from .routes import Call
 
 OPERATION = "flash_fwd"
@@ -21,20 +22,31 @@ MAX_SCALE = (2 - 2**-23) * 2.0**127 * math.log(2)
 
 ALIGNMENT = 16  # bytes a tensor's first element is aligned to; and 8 elements of 2 bytes for its strides
 
-_DLPACK_CODES = {torch.float16: 2 << 8 | 16, torch.bfloat16: 4 << 8 | 16, torch.float32: 2 << 8 | 32}
+_DLPACK_CODES = {
+    torch.float16: 2 << 8 | 16,
+    torch.bfloat16: 4 << 8 | 16,
+    torch.float32: 2 << 8 | 32,
+    torch.int32: 0 << 8 | 32,
+    torch.int64: 0 << 8 | 64,
+}
 _DEVICE_CODES = {"cpu": CPU, "cuda": CUDA}
 _AXES = "[batch, seqlen, num_heads, head_dim]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Request:
-    """A checked call. No tensor in it has a pending sign; `softmax_scale` None is head_dim ** -0.5."""
+    """A checked call. No tensor in it has a pending sign; `softmax_scale` None is head_dim ** -0.5.
+
+    Of sequences, q, k, v and out have one batch entry that holds them all, and `lse` is [1, num_heads_q, total_q].
+    """
 
     q: torch.Tensor
     k: torch.Tensor
     v: torch.Tensor
     out: torch.Tensor | None
     softmax_scale: float | None
+    lowered: LoweredOptions
+    shape: CallShape
     key: DeviceKey
     call: Call
 
@@ -46,8 +58,13 @@ class Request:
     def lse_shape(self) -> tuple[int, int, int]:
         return self.q.shape[0], self.q.shape[2], self.q.shape[1]
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to launch: no query, or no key."""
+        return 0 in (*self.out_shape, self.k.shape[1], self.shape.num_seqs, self.shape.max_seqlen_q)
 
-def check(q: object, k: object, v: object, softmax_scale: object, causal: object, out: object = None) -> Request:
+
+def check(q: object, k: object, v: object, options: Options, out: object = None) -> Request:
     """Check the arguments of attention.
 
     Raises:
@@ -57,16 +74,30 @@ def check(q: object, k: object, v: object, softmax_scale: object, causal: object
     tensors = {"q": plain_tensor("q", q), "k": plain_tensor("k", k), "v": plain_tensor("v", v)}
     key = _device_of(tensors)
     dtype = _dtype_of(tensors)
+    given_out = None if out is None else plain_tensor("out", out)
+    sequences = options.sequences
+    if sequences is not None:
+        tensors = {name: _one_batch(name, tensor) for name, tensor in tensors.items()}
+        given_out = None if given_out is None else _one_batch("out", given_out)
     _check_shapes(tensors)
     _check_gradient(tensors)
     _check_tangent(tensors)
     for name, tensor in tensors.items():
         _check_memory(name, tensor)
-    if not isinstance(causal, bool):
-        raise InputTypeError(f"causal must be True or False, got {causal!r}.")
     resolved = {name: tensor.resolve_neg() for name, tensor in tensors.items()}
     batch, seqlen_q, num_heads_q, head_dim = resolved["q"].shape
     _, seqlen_k, num_heads_kv, head_dim_v = resolved["v"].shape
+    if sequences is not None:
+        check_offsets(sequences, seqlen_q, seqlen_k)
+    shape = CallShape(
+        num_seqs=batch if sequences is None else sequences.num_seqs,
+        num_heads_q=num_heads_q,
+        max_seqlen_q=seqlen_q if sequences is None else sequences.max_seqlen_q,
+        max_seqlen_k=seqlen_k if sequences is None else sequences.max_seqlen_k,
+        dtype=resolved["q"].dtype,
+        device=resolved["q"].device,
+    )
+    lowered = lower_options(options, shape)
     sizes = {
         "batch": batch,
         "seqlen_q": seqlen_q,
@@ -75,17 +106,40 @@ def check(q: object, k: object, v: object, softmax_scale: object, causal: object
         "num_heads_kv": num_heads_kv,
         "head_dim": head_dim,
         "head_dim_v": head_dim_v,
+        "num_seqs": shape.num_seqs,
     }
+    mask = options.block_mask
     request = Request(
         **resolved,
-        out=None if out is None else plain_tensor("out", out),
-        softmax_scale=_scale(softmax_scale),
+        out=given_out,
+        softmax_scale=_scale(options.softmax_scale),
+        lowered=lowered,
+        shape=shape,
         key=key,
-        call=Call(operation=OPERATION, dtype=dtype, flags={"is_causal": causal}, sizes=sizes),
+        call=Call(
+            operation=OPERATION,
+            dtype=dtype,
+            flags=lowered.flags,
+            sizes=sizes,
+            multiples={} if mask is None else {"block_m": mask.block_q, "block_n": mask.block_k},
+        ),
     )
     if request.out is not None:
         _check_out(request, request.out)
     return request
+
+
+def calls_of(request: Request) -> list[Call]:
+    """Return the call and those that compute the same by other kernels."""
+    return [request.call, *(replace(request.call, flags=flags) for flags in request.lowered.others)]
+
+
+def _one_batch(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.dim() != 3:
+        raise UnsupportedInputError(
+            f"{name} of sequences must have 3 dimensions [total, num_heads, head_dim], got {list(tensor.shape)}."
+        )
+    return tensor.unsqueeze(0)
 
 
 def plain_tensor(name: str, value: object) -> torch.Tensor:

@@ -36,6 +36,7 @@ enum {
     kMaxSizes = 32,
     kMaxScalars = 16,
     kMaxConstants = 32,
+    kMaxCode = 64, /* instructions of an expression */
     kMaxDevices = 64,
     kMaxParameterBytes = 4096, /* the limit of a kernel's parameters before CUDA 12.1 */
 };
@@ -445,8 +446,8 @@ static PyObject *Kernel_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     }
     for (Py_ssize_t i = 0; i < count; i++) {
         self->constants[i] = PyLong_AsLongLong(PyTuple_GetItem(constants, i));
-        if (self->constants[i] < 1) {
-            if (!PyErr_Occurred()) PyErr_Format(PyExc_ValueError, "%s: a constant must be positive", name);
+        if (self->constants[i] < 0) {
+            if (!PyErr_Occurred()) PyErr_Format(PyExc_ValueError, "%s: a constant must not be negative", name);
             Py_DECREF(self);
             return NULL;
         }
@@ -693,11 +694,19 @@ static bool elements_disjoint(const TensorView *view) {
 
 enum { kPtr = 0, kI64 = 1, kI32 = 2, kF32 = 3 };                     /* field types */
 enum { kFromPointer = 0, kFromStride = 1, kFromTerm = 2, kFromScalar = 3 }; /* field sources */
-enum { kTermSize = 0, kTermQuotient = 1, kTermCeilDiv = 2 };
+enum { kOpPush, kOpName, kOpAdd, kOpSub, kOpMul, kOpFloorDiv, kOpCeilDiv, kOpMin, kOpMax, kOpChoose };
+enum { kLayoutRows = 0, kLayoutDense = 1, kLayoutAny = 2 };
 
-/* An operand is the index of a size, or -1 - the index of a kernel's constant. */
+/* An expression for a stack machine (expressions.py). A name is the index of a size, the number of sizes + the index of
+   a scalar, or -1 - the index of a kernel's constant. */
 typedef struct {
-    int kind, a, b;
+    int op;
+    int64_t operand;
+} Instruction;
+
+typedef struct {
+    int count;
+    Instruction *code;
 } Term;
 
 typedef struct {
@@ -709,8 +718,15 @@ typedef struct {
 typedef struct {
     int ndim, dims[kMaxDims]; /* indices of sizes */
     int dtype;                /* fixed, or -1: the problem's */
-    bool writes, optional, dense;
+    int layout;
+    bool writes, optional;
 } TensorSpec;
+
+typedef struct {
+    int size; /* given as None it is this size to the power, or -1: the default */
+    double power, fallback;
+    bool is_whole;
+} ScalarSpec;
 
 typedef struct {
     int dtype, flags;
@@ -751,12 +767,11 @@ typedef struct {
     int num_sizes, num_tensors, num_divides, num_scalars, num_fixed, num_fields, num_constants, parameter_bytes;
     int fixed[kMaxSizes];
     int divides[kMaxSizes][2];
-    int scalar_sizes[kMaxScalars]; /* a scalar given as None is this size to the power; -1: it must be given */
-    double scalar_powers[kMaxScalars];
+    int size_defaults[kMaxSizes]; /* a size that no tensor has is this other one, or -1: 0 */
+    ScalarSpec scalars[kMaxScalars];
     TensorSpec tensors[kMaxTensors];
     Field *fields;
-    Term *grid_terms[3];
-    int num_grid_terms[3];
+    Term grid[3];
     int num_devices;
     Device *devices[kMaxDevices];
 } Operation;
@@ -771,24 +786,36 @@ typedef struct {
     int dtype, flags, device_type, device_id;
 } Call;
 
-static int operand_ok(const Operation *op, int operand) {
-    return operand >= 0 ? operand < op->num_sizes : -1 - operand < op->num_constants;
-}
-
+/* Reads the code and runs it once in thought, so that the machine needs no checks. */
 static int parse_term(const Operation *op, PyObject *object, Term *term) {
-    if (!PyTuple_Check(object) || !PyArg_ParseTuple(object, "iii", &term->kind, &term->a, &term->b)) return -1;
-    if (term->kind < kTermSize || term->kind > kTermCeilDiv || !operand_ok(op, term->a) || !operand_ok(op, term->b)) {
-        PyErr_SetString(PyExc_ValueError, "a term of the binding is out of range");
-        return -1;
+    Py_ssize_t count = PyTuple_Check(object) ? PyTuple_Size(object) : 0;
+    int depth = 0;
+    bool ok = count > 0 && count <= kMaxCode;
+    term->code = calloc(kMaxCode, sizeof(Instruction));
+    if (!term->code) return PyErr_NoMemory(), -1;
+    for (Py_ssize_t i = 0; i < count && ok; i++) {
+        Instruction *one = &term->code[i];
+        long long operand;
+        if (!PyArg_ParseTuple(PyTuple_GetItem(object, i), "iL", &one->op, &operand)) return -1;
+        one->operand = operand;
+        ok = one->op >= kOpPush && one->op <= kOpChoose;
+        if (one->op == kOpName)
+            ok = ok && (operand >= 0 ? operand < op->num_sizes + op->num_scalars : -1 - operand < op->num_constants);
+        int taken = one->op <= kOpName ? 0 : one->op == kOpChoose ? 3 : 2;
+        ok = ok && depth >= taken;
+        depth += 1 - taken;
     }
-    return 0;
+    term->count = (int)count;
+    if (ok && depth == 1) return 0;
+    PyErr_SetString(PyExc_ValueError, "a term of the binding is malformed");
+    return -1;
 }
 
 static int parse_tensor(const Operation *op, PyObject *object, TensorSpec *spec) {
     PyObject *dims;
-    int writes, optional, dense;
-    if (!PyArg_ParseTuple(object, "O!ippp", &PyTuple_Type, &dims, &spec->dtype, &writes, &optional, &dense)) return -1;
-    spec->writes = writes, spec->optional = optional, spec->dense = dense;
+    int writes, optional;
+    if (!PyArg_ParseTuple(object, "O!ippi", &PyTuple_Type, &dims, &spec->dtype, &writes, &optional, &spec->layout)) return -1;
+    spec->writes = writes, spec->optional = optional;
     spec->ndim = (int)PyTuple_Size(dims);
     if (spec->ndim < 1 || spec->ndim > kMaxDims) {
         PyErr_SetString(PyExc_ValueError, "a tensor of the binding has too few or too many dimensions");
@@ -832,8 +859,8 @@ static int parse_field(Operation *op, PyObject *object, Field *field) {
 }
 
 /* Fills self from the lowered binding; what is missing or out of range raises. */
-static int parse_binding(Operation *op, PyObject *tensors, PyObject *divides, PyObject *scalars, PyObject *fixed,
-                         PyObject *fields, PyObject *grid) {
+static int parse_binding(Operation *op, PyObject *size_defaults, PyObject *tensors, PyObject *divides, PyObject *scalars,
+                         PyObject *fixed, PyObject *fields, PyObject *grid) {
     op->num_tensors = (int)PyTuple_Size(tensors);
     op->num_divides = (int)PyTuple_Size(divides);
     op->num_scalars = (int)PyTuple_Size(scalars);
@@ -842,9 +869,15 @@ static int parse_binding(Operation *op, PyObject *tensors, PyObject *divides, Py
     if (op->num_sizes < 1 || op->num_sizes > kMaxSizes || op->num_tensors < 1 || op->num_tensors > kMaxTensors ||
         op->num_divides > kMaxSizes || op->num_scalars > kMaxScalars || op->num_fixed > kMaxSizes ||
         op->num_constants < 0 || op->num_constants > kMaxConstants || num_fields > kMaxParameterBytes ||
-        PyTuple_Size(grid) != 3) {
+        PyTuple_Size(grid) != 3 || PyTuple_Size(size_defaults) != op->num_sizes) {
         PyErr_SetString(PyExc_ValueError, "the binding has too few or too many entries");
         return -1;
+    }
+    for (int i = 0; i < op->num_sizes; i++) {
+        long size = PyLong_AsLong(PyTuple_GetItem(size_defaults, i));
+        if (size == -1 && PyErr_Occurred()) return -1;
+        if (size < -1 || size >= op->num_sizes) goto range;
+        op->size_defaults[i] = (int)size;
     }
     for (int i = 0; i < op->num_tensors; i++)
         if (parse_tensor(op, PyTuple_GetItem(tensors, i), &op->tensors[i]) < 0) return -1;
@@ -854,9 +887,12 @@ static int parse_binding(Operation *op, PyObject *tensors, PyObject *divides, Py
         if (pair[0] < 0 || pair[0] >= op->num_sizes || pair[1] < 0 || pair[1] >= op->num_sizes) goto range;
     }
     for (int i = 0; i < op->num_scalars; i++) {
-        if (!PyArg_ParseTuple(PyTuple_GetItem(scalars, i), "id", &op->scalar_sizes[i], &op->scalar_powers[i]))
+        ScalarSpec *spec = &op->scalars[i];
+        int is_whole;
+        if (!PyArg_ParseTuple(PyTuple_GetItem(scalars, i), "iddp", &spec->size, &spec->power, &spec->fallback, &is_whole))
             return -1;
-        if (op->scalar_sizes[i] < -1 || op->scalar_sizes[i] >= op->num_sizes) goto range;
+        spec->is_whole = is_whole;
+        if (spec->size < -1 || spec->size >= op->num_sizes) goto range;
     }
     for (int i = 0; i < op->num_fixed; i++) {
         long size = PyLong_AsLong(PyTuple_GetItem(fixed, i));
@@ -870,13 +906,7 @@ static int parse_binding(Operation *op, PyObject *tensors, PyObject *divides, Py
         if (parse_field(op, PyTuple_GetItem(fields, op->num_fields), &op->fields[op->num_fields]) < 0) return -1;
     op->parameter_bytes = (op->parameter_bytes + 7) / 8 * 8;
     for (int axis = 0; axis < 3; axis++) {
-        PyObject *terms = PyTuple_GetItem(grid, axis);
-        if (!PyTuple_Check(terms)) goto range;
-        op->num_grid_terms[axis] = (int)PyTuple_Size(terms);
-        op->grid_terms[axis] = calloc((size_t)op->num_grid_terms[axis] + 1, sizeof(Term));
-        if (!op->grid_terms[axis]) return PyErr_NoMemory(), -1;
-        for (int i = 0; i < op->num_grid_terms[axis]; i++)
-            if (parse_term(op, PyTuple_GetItem(terms, i), &op->grid_terms[axis][i]) < 0) return -1;
+        if (parse_term(op, PyTuple_GetItem(grid, axis), &op->grid[axis]) < 0) return -1;
     }
     return 0;
 range:
@@ -885,19 +915,19 @@ range:
 }
 
 static PyObject *Operation_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"num_sizes", "num_constants", "tensors", "divides", "scalars",
-                            "fixed",     "fields",        "grid",    NULL};
-    PyObject *tensors, *divides, *scalars, *fixed, *fields, *grid;
+    static char *names[] = {"num_sizes", "num_constants", "size_defaults", "tensors", "divides", "scalars",
+                            "fixed",     "fields",        "grid",          NULL};
+    PyObject *size_defaults, *tensors, *divides, *scalars, *fixed, *fields, *grid;
     int num_sizes, num_constants;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iiO!O!O!O!O!O!:Operation", names, &num_sizes, &num_constants,
-                                     &PyTuple_Type, &tensors, &PyTuple_Type, &divides, &PyTuple_Type, &scalars,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iiO!O!O!O!O!O!O!:Operation", names, &num_sizes, &num_constants,
+                                     &PyTuple_Type, &size_defaults, &PyTuple_Type, &tensors, &PyTuple_Type, &divides, &PyTuple_Type, &scalars,
                                      &PyTuple_Type, &fixed, &PyTuple_Type, &fields, &PyTuple_Type, &grid))
         return NULL;
     Operation *self = (Operation *)PyType_GenericAlloc(type, 0);
     if (!self) return NULL;
     self->num_sizes = num_sizes;
     self->num_constants = num_constants;
-    if (parse_binding(self, tensors, divides, scalars, fixed, fields, grid) < 0) {
+    if (parse_binding(self, size_defaults, tensors, divides, scalars, fixed, fields, grid) < 0) {
         Py_DECREF(self);
         return NULL;
     }
@@ -926,8 +956,9 @@ static void Operation_dealloc(PyObject *object) {
     Operation *self = (Operation *)object;
     PyTypeObject *type = Py_TYPE(object);
     for (int i = 0; i < self->num_devices; i++) free_device(self->devices[i]);
+    for (int i = 0; i < self->num_fields; i++) free(self->fields[i].term.code);
     free(self->fields);
-    for (int axis = 0; axis < 3; axis++) free(self->grid_terms[axis]);
+    for (int axis = 0; axis < 3; axis++) free(self->grid[axis].code);
     PyObject_Free(object);
     Py_DECREF(type);
 }
@@ -1124,13 +1155,15 @@ static PyObject *Operation_clear_devices(PyObject *object, PyObject *unused) {
 /* Strides and alignment of one tensor, as the kernels of the binding expect them. */
 static bool layout_fits(const TensorSpec *spec, TensorView *view) {
     int last = view->ndim - 1;
-    if (spec->dense) {
+    uintptr_t element = (uintptr_t)(view->dtype & 255) / 8;
+    if (spec->layout == kLayoutAny) return ((uintptr_t)view->data & (element - 1)) == 0;
+    if (spec->layout == kLayoutDense) {
         int64_t expected = 1;
         for (int d = last; d >= 0; d--) {
             if (view->shape[d] != 1 && view->strides[d] != expected) return false;
             expected *= view->shape[d];
         }
-        return ((uintptr_t)view->data & 3) == 0;
+        return ((uintptr_t)view->data & (element - 1)) == 0;
     }
     if (view->strides[last] != 1 && view->shape[last] != 1) return false;
     for (int d = 0; d < last; d++) {
@@ -1185,7 +1218,7 @@ static int read_tensors(const Operation *op, PyObject *const *args, Call *call) 
         if (!layout_fits(spec, view)) return 0;
     }
     for (int i = 0; i < op->num_sizes; i++)
-        if (call->sizes[i] < 0) return 0;
+        if (call->sizes[i] < 0) call->sizes[i] = op->size_defaults[i] < 0 ? 0 : call->sizes[op->size_defaults[i]];
     for (int i = 0; i < op->num_divides; i++)
         if (call->sizes[op->divides[i][1]] % call->sizes[op->divides[i][0]]) return 0;
     return 1;
@@ -1193,14 +1226,17 @@ static int read_tensors(const Operation *op, PyObject *const *args, Call *call) 
 
 static int read_scalars(const Operation *op, PyObject *const *args, Call *call) {
     for (int i = 0; i < op->num_scalars; i++) {
+        const ScalarSpec *spec = &op->scalars[i];
         if (args[i] == Py_None) {
-            if (op->scalar_sizes[i] < 0) return 0;
-            call->scalars[i] = pow((double)call->sizes[op->scalar_sizes[i]], op->scalar_powers[i]);
-        } else if (PyFloat_CheckExact(args[i])) {
+            double size = spec->size < 0 ? 0 : (double)call->sizes[spec->size];
+            call->scalars[i] = spec->size < 0 ? spec->fallback : spec->power == 1 ? size : pow(size, spec->power);
+        } else if (spec->is_whole ? PyLong_CheckExact(args[i]) : PyFloat_CheckExact(args[i])) {
             call->scalars[i] = PyFloat_AsDouble(args[i]);
+            if (call->scalars[i] == -1 && PyErr_Occurred()) return -1;
         } else {
             return 0;
         }
+        if (spec->is_whole) continue; /* pack_parameters looks at its range */
         float number = (float)call->scalars[i];
         if (!isfinite(number) || (number == 0 && call->scalars[i] != 0)) return 0;
     }
@@ -1273,11 +1309,38 @@ static Kernel *find_kernel(const Operation *op, const Call *call) {
     return device->rows[r]->kernel;
 }
 
-static int64_t term_value(const Term *term, const Call *call, const Kernel *kernel) {
-    int64_t a = term->a >= 0 ? call->sizes[term->a] : kernel->constants[-1 - term->a];
-    int64_t b = term->b >= 0 ? call->sizes[term->b] : kernel->constants[-1 - term->b];
-    if (term->kind == kTermSize) return a;
-    return term->kind == kTermQuotient ? a / b : a / b + (a % b != 0);
+static int64_t floor_div(int64_t a, int64_t b) { return b == 0 ? 0 : a / b - (a % b != 0 && (a < 0) != (b < 0)); }
+
+/* Sets *over when the value does not fit 64 bits, and then returns anything. */
+static int64_t term_value(const Operation *op, const Term *term, const Call *call, const Kernel *kernel, bool *over) {
+    int64_t stack[kMaxCode];
+    int top = -1;
+    for (int i = 0; i < term->count; i++) {
+        const Instruction *one = &term->code[i];
+        int64_t operand = one->operand, b = 0;
+        if (one->op > kOpName && one->op < kOpChoose) b = stack[top--];
+        int64_t *a = &stack[top < 0 ? 0 : top];
+        switch (one->op) {
+            case kOpPush: stack[++top] = operand; break;
+            case kOpName:
+                stack[++top] = operand < 0                ? kernel->constants[-1 - operand]
+                               : operand < op->num_sizes ? call->sizes[operand]
+                                                         : (int64_t)call->scalars[operand - op->num_sizes];
+                break;
+            case kOpAdd: *over |= __builtin_add_overflow(*a, b, a); break;
+            case kOpSub: *over |= __builtin_sub_overflow(*a, b, a); break;
+            case kOpMul: *over |= __builtin_mul_overflow(*a, b, a); break;
+            case kOpFloorDiv: *a = floor_div(*a, b); break;
+            case kOpCeilDiv: *a = -floor_div(-*a, b); break;
+            case kOpMin: *a = *a < b ? *a : b; break;
+            case kOpMax: *a = *a > b ? *a : b; break;
+            default: /* choose */
+                top -= 2;
+                if (stack[top] != 0) stack[top] = stack[top + 1];
+                else stack[top] = stack[top + 2];
+        }
+    }
+    return stack[0];
 }
 
 static int pack_parameters(const Operation *op, const Call *call, const Kernel *kernel, char *block) {
@@ -1293,7 +1356,9 @@ static int pack_parameters(const Operation *op, const Call *call, const Kernel *
             }
             value = (int64_t)call->scalars[field->a];
         } else if (field->source == kFromTerm) {
-            value = term_value(&field->term, call, kernel);
+            bool over = false;
+            value = term_value(op, &field->term, call, kernel, &over);
+            if (over) value = INT64_MAX;
         } else if (call->present[field->a]) {
             const TensorView *view = &call->views[field->a];
             value = field->source == kFromPointer ? (int64_t)(uintptr_t)view->data : view->strides[field->b];
@@ -1317,10 +1382,9 @@ static int pack_parameters(const Operation *op, const Call *call, const Kernel *
 static int grid_size(const Operation *op, const Call *call, const Kernel *kernel, int64_t grid[3]) {
     static const char *const axes[3] = {"x", "y", "z"};
     for (int axis = 0; axis < 3; axis++) {
-        int64_t limit = axis == 0 ? INT32_MAX : 65535, product = 1;
+        int64_t limit = axis == 0 ? INT32_MAX : 65535;
         bool over = false;
-        for (int i = 0; i < op->num_grid_terms[axis]; i++)
-            over |= __builtin_mul_overflow(product, term_value(&op->grid_terms[axis][i], call, kernel), &product);
+        int64_t product = term_value(op, &op->grid[axis], call, kernel, &over);
         if (over || product < 1 || product > limit) {
             PyErr_Format(kernel->driver->launch_error,
                          "%s: the grid's %s dimension would be %s%lld thread blocks, CUDA allows 1 to %lld. "

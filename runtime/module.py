@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 from contextlib import AbstractContextManager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .attention import Attention, AttentionFunction, make_flash_attn_func
+from .attention import Attention
 from .engine import Engine
+from .errors import InputTypeError
+from .functions import FUNCTIONS, make_functions
 from .inputs import OPERATION
+from .options import Options
 from .support import Explanation, device_key, explain, support
 
 PUBLIC = (
+    *FUNCTIONS,
+    "BlockMask",
     "build_info",
     "explain",
-    "flash_attn_func",
     "force_variant",
     "last_report",
     "load_table",
@@ -33,7 +38,8 @@ class DispatchModule:
     def __init__(self, package: str, folder: Path) -> None:
         self.engine = Engine(package, folder, OPERATION)
         self.attention = Attention(self.engine)
-        self.flash_attn_func: AttentionFunction = make_flash_attn_func(self.attention)
+        self.functions = make_functions(self.attention)
+        self.flash_attn_func = self.functions["flash_attn_func"]
 
     def support(self, *, json: bool = False) -> dict[str, object] | None:
         """Print the kernels of this module: a matrix, and how each was verified. `json=True`: return plain data."""
@@ -50,9 +56,16 @@ class DispatchModule:
         v: torch.Tensor,
         softmax_scale: float | None = None,
         causal: bool = False,
+        **options: Any,  # Any: those of Options, checked there
     ) -> Explanation:
-        """Return which kernel this call would run, from which table and row, and why others would not."""
-        return explain(self.engine, q, k, v, softmax_scale, causal)
+        """Return which kernel this call would run, from which table and row, and why others would not.
+
+        `options`: `window_size`, `softcap` and the others of `flash_attn_func`, and `block_mask`.
+        """
+        unknown = set(options) - {one.name for one in fields(Options)}
+        if unknown:
+            raise InputTypeError(f"explain has no argument {sorted(unknown)[0]!r}.")
+        return explain(self.engine, q, k, v, Options(softmax_scale=softmax_scale, causal=causal, **options))
 
     def load_table(self, path: str | Path | None) -> None:
         """Ask the table in this folder before all others; None takes it away again.

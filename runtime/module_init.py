@@ -9,6 +9,7 @@ emulator, for checking. This file is generated: it is runtime/module_init.py of 
 
 from pathlib import Path as _Path
 
+from ._runtime.block_mask import BlockMask
 from ._runtime.errors import (
     DriverError,
     EmulationWarning,
@@ -25,6 +26,12 @@ from ._runtime.module import DispatchModule as _DispatchModule
 _module = _DispatchModule(__name__, _Path(__file__).resolve().parent)
 
 flash_attn_func = _module.flash_attn_func
+flash_attn_kvpacked_func = _module.functions["flash_attn_kvpacked_func"]
+flash_attn_qkvpacked_func = _module.functions["flash_attn_qkvpacked_func"]
+flash_attn_varlen_func = _module.functions["flash_attn_varlen_func"]
+flash_attn_varlen_kvpacked_func = _module.functions["flash_attn_varlen_kvpacked_func"]
+flash_attn_varlen_qkvpacked_func = _module.functions["flash_attn_varlen_qkvpacked_func"]
+sparse_attn_func = _module.functions["sparse_attn_func"]
 support = _module.support
 explain = _module.explain
 load_table = _module.load_table
@@ -34,6 +41,7 @@ build_info = _module.build_info
 force_variant = _module.force_variant
 
 __all__ = [
+    "BlockMask",
     "DriverError",
     "EmulationWarning",
     "GradientError",
@@ -46,9 +54,15 @@ __all__ = [
     "build_info",
     "explain",
     "flash_attn_func",
+    "flash_attn_kvpacked_func",
+    "flash_attn_qkvpacked_func",
+    "flash_attn_varlen_func",
+    "flash_attn_varlen_kvpacked_func",
+    "flash_attn_varlen_qkvpacked_func",
     "force_variant",
     "last_report",
     "load_table",
     "preload",
+    "sparse_attn_func",
     "support",
 ]

@@ -12,8 +12,12 @@ from typing import Literal
 
 import torch
 
+from .block_mask import BlockMask
+from .options import Options, Sequences
+
 Layout = Literal["plain", "heads_first", "padded_heads", "expanded"]
 Kind = Literal["random", "needle"]
+Shared = Literal["", "all", "heads", "batch"]  # not there; one for all; one for each head; one for each batch entry and head
 TORCH_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 GUARD = 256  # elements of NaN before and after; a multiple of 8, which keeps 16-byte alignment
 NEEDLE_BITS = 12  # bits of a key's index that V encodes
@@ -21,7 +25,12 @@ NEEDLE_BITS = 12  # bits of a key's index that V encodes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """Inputs of one check. `layout` is that of q, k and v in memory; `softmax_scale` None is the default."""
+    """Inputs of one check. `layout` is that of q, k and v in memory; `softmax_scale` None is the default.
+
+    `head_dim_v` 0 is head_dim. `lengths`: (queries, keys) of sequences that lie one after another, the longest seqlen_q and
+    seqlen_k; none for a plain batch. `is_partly_used`: their last keys are not in use. `block` is (queries, keys) of a block
+    mask's blocks, (0, 0) for none.
+    """
 
     seqlen_q: int
     seqlen_k: int
@@ -34,11 +43,35 @@ class Problem:
     layout: Layout = "plain"
     kind: Kind = "random"
     softmax_scale: float | None = None
+    head_dim_v: int = 0
+    window: tuple[int, int] = (-1, -1)
+    attention_chunk: int = 0
+    softcap: float = 0.0
+    slopes: Shared = ""
+    bias: Shared = ""
+    has_sink: bool = False
+    dropout_p: float = 0.0
+    lengths: tuple[tuple[int, int], ...] = ()
+    is_partly_used: bool = False
+    block: tuple[int, int] = (0, 0)
 
     def __str__(self) -> str:
+        used = {
+            "window": self.window if self.window != (-1, -1) else None,
+            "chunk": self.attention_chunk,
+            "softcap": self.softcap,
+            "slopes": self.slopes,
+            "bias": self.bias,
+            "sink": self.has_sink,
+            "dropout": self.dropout_p,
+            "lengths": self.lengths,
+            "partly used": self.is_partly_used,
+            "block": self.block if self.block[0] else None,
+        }
+        more = "".join(f", {name} {value}" for name, value in used.items() if value)
         return (
             f"batch {self.batch}, seqlen {self.seqlen_q} x {self.seqlen_k}, heads {self.num_heads_kv * self.group} "
-            f"on {self.num_heads_kv}, {self.layout}, {self.kind}"
+            f"on {self.num_heads_kv}, {self.layout}, {self.kind}{more}"
         )
 
     def to_dict(self) -> dict[str, object]:
@@ -53,14 +86,58 @@ def problems_for(
     block_m = int(str(schedule.get("block_m", 128)))
     block_n = int(str(schedule.get("block_n", 64)))
     num_stages = int(str(schedule.get("num_stages", 2)))
-    drawn = _drawn(block_m, block_n, random.Random(seed))
+    generator = random.Random(seed)
+    drawn = _drawn(block_m, block_n, generator)
     chosen = [] if only_random else [*_telling(block_m, block_n, num_stages * block_n)][:count]
     chosen += [next(drawn) for _ in range(count - len(chosen))]
-    head_dim, dtype = int(str(problem["head_dim"])), str(problem["dtype"])
+    kernel = {"dtype": str(problem["dtype"]), "head_dim": problem["head_dim"], "head_dim_v": problem["head_dim_v"]}
+    tiles = block_m, block_n
     return [
-        Problem(dtype=dtype, head_dim=head_dim, is_causal=bool(problem["is_causal"]), **one)  # type: ignore[arg-type]
-        for one in chosen
+        Problem(**{**kernel, **one, **_features(problem, one, tiles, index, generator)})  # type: ignore[arg-type]
+        for index, one in enumerate(chosen)
     ]
+
+
+def _features(
+    problem: Mapping[str, object], sizes: Mapping[str, object], tiles: tuple[int, int], index: int, generator: random.Random
+) -> dict[str, object]:
+    """What a kernel of these features is asked besides, so that over a few problems each appears in its forms."""
+    seqlen_q, seqlen_k = int(str(sizes["seqlen_q"])), int(str(sizes["seqlen_k"]))
+    found: dict[str, object] = {"is_causal": bool(problem["is_causal"]), "has_sink": index % 3 == 1}
+    if problem["is_local"]:
+        sides = [-1, 0, 1, tiles[1] - 1, tiles[1], tiles[1] + 1, seqlen_k // 2]
+        found["window"] = (generator.choice(sides), generator.choice(sides[:1] + sides[1:]))
+        found["is_causal"] = index % 3 == 2
+        if index % 4 == 3:
+            found["attention_chunk"] = generator.choice([1, 7, tiles[1], tiles[1] + 3])
+        if found["window"][0] == -1 and found["window"][1] <= 0:  # type: ignore[index]
+            found["window"] = (max(1, seqlen_k // 3), 0)  # else it is no window
+    if problem["has_softcap"]:
+        found["softcap"] = generator.choice([1.0, 15.0, 50.0])
+    if problem["has_alibi"]:
+        found["slopes"] = ("heads", "batch")[index % 2]
+    if problem["has_bias"]:
+        found["bias"] = ("all", "heads", "batch")[index % 3]
+    if problem["has_dropout"]:
+        found["dropout_p"] = generator.choice([0.1, 0.17, 0.5, 0.9])
+    if problem["is_varlen"]:
+        lengths = [(seqlen_q, seqlen_k)]
+        for _ in range(generator.randint(0, 3)):
+            lengths.append((generator.randint(0, seqlen_q), generator.choice([0, generator.randint(0, seqlen_k)])))
+        generator.shuffle(lengths)
+        found |= {"lengths": tuple(lengths), "batch": 1, "is_partly_used": index % 4 == 2}
+        if sizes.get("layout") == "expanded":
+            found["layout"] = "plain"
+    if problem["is_block_sparse"]:
+        block_k = tiles[1] * generator.randint(1, 2)
+        found["block"] = (tiles[0] * generator.randint(1, 2), block_k if block_k % 32 == 0 else 2 * block_k)
+    if found.get("bias") or found.get("slopes") or found["has_sink"] or not _may_be_needle(found):
+        found["kind"] = "random"  # a needle's row is known to be carried by one key
+    return found
+
+
+def _may_be_needle(features: Mapping[str, object]) -> bool:
+    return not any(features.get(name) for name in ("dropout_p", "softcap", "lengths")) and "block" not in features and "window" not in features
 
 
 def _telling(block_m: int, block_n: int, ring: int) -> Iterator[dict[str, object]]:
@@ -155,18 +232,31 @@ def guarded(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, la
     return Guarded(tensor=buffer[GUARD : GUARD + count].view(held)[index].permute(order), buffer=buffer)
 
 
-def make_inputs(
-    problem: Problem, block_n: int, seed: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return q, k and v of a problem; equal seeds give equal numbers on every device."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Inputs:
+    """The tensors and options of a problem, as `Attention.attend` takes them."""
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    options: Options
+
+
+def make_inputs(problem: Problem, block_n: int, seed: int, device: torch.device) -> Inputs:
+    """Return the inputs of a problem; equal seeds give equal numbers on every device."""
     generator = torch.Generator().manual_seed(seed)
     batch_kv = 1 if problem.layout == "expanded" else problem.batch
-    q_shape = (problem.batch, problem.seqlen_q, problem.num_heads_kv * problem.group, problem.head_dim)
-    kv_shape = (batch_kv, problem.seqlen_k, problem.num_heads_kv, problem.head_dim)
+    seqlen_q, seqlen_k = problem.seqlen_q, problem.seqlen_k
+    if problem.lengths:
+        seqlen_q, seqlen_k = (sum(one[side] for one in problem.lengths) for side in (0, 1))
+    num_heads = problem.num_heads_kv * problem.group
+    q_shape = (problem.batch, seqlen_q, num_heads, problem.head_dim)
+    k_shape = (batch_kv, seqlen_k, problem.num_heads_kv, problem.head_dim)
+    v_shape = (*k_shape[:3], problem.head_dim_v or problem.head_dim)
     if problem.kind == "needle":
-        values = _needle(problem, q_shape, kv_shape, block_n, generator)
+        values = _needle(problem, q_shape, k_shape, v_shape[3], block_n, generator)
     else:
-        values = tuple(torch.randn(shape, generator=generator) for shape in (q_shape, kv_shape, kv_shape))
+        values = tuple(torch.randn(shape, generator=generator) for shape in (q_shape, k_shape, v_shape))
     placed = []
     for value in values:
         held = guarded(tuple(value.shape), TORCH_DTYPES[problem.dtype], device, problem.layout).tensor
@@ -175,20 +265,80 @@ def make_inputs(
     q, k, v = placed
     if problem.layout == "expanded":
         k, v = (one.expand(problem.batch, -1, -1, -1) for one in (k, v))
-    return q, k, v
+    if problem.lengths:
+        q, k, v = (one.squeeze(0) for one in (q, k, v))
+    return Inputs(q=q, k=k, v=v, options=_options(problem, num_heads, generator, device))
+
+
+def _options(problem: Problem, num_heads: int, generator: torch.Generator, device: torch.device) -> Options:
+    batch = len(problem.lengths) or problem.batch
+    dtype = TORCH_DTYPES[problem.dtype]
+    sizes = {"all": (1, 1), "heads": (1, num_heads), "batch": (batch, num_heads)}
+    slopes = bias = sink = state = mask = sequences = None
+    if problem.slopes:
+        slopes = torch.rand(sizes[problem.slopes], generator=generator).squeeze(0).to(device)
+        slopes = slopes.expand(batch, num_heads) if slopes.dim() == 2 else slopes
+    if problem.bias:
+        shape = (*sizes[problem.bias], problem.seqlen_q, problem.seqlen_k)
+        held = guarded(shape, dtype, device)
+        held.tensor.copy_(torch.randn(shape, generator=generator))
+        bias = held.tensor
+    if problem.has_sink:
+        sink = (2 * torch.randn(num_heads, generator=generator)).to(device)
+    if problem.dropout_p:
+        state = torch.randint(0, 2**62, (2,), generator=generator).to(device)
+    if problem.block[0]:
+        mask = _block_mask(problem, batch, num_heads, generator).to(device)
+    if problem.lengths:
+        q_lengths, k_lengths = (torch.tensor([one[side] for one in problem.lengths]) for side in (0, 1))
+        used = (k_lengths * 3 // 4).to(torch.int32).to(device) if problem.is_partly_used else None
+        offsets = [torch.nn.functional.pad(one.cumsum(0), (1, 0)).to(torch.int32).to(device) for one in (q_lengths, k_lengths)]
+        sequences = Sequences(
+            cu_seqlens_q=offsets[0],
+            cu_seqlens_k=offsets[1],
+            max_seqlen_q=problem.seqlen_q,
+            max_seqlen_k=problem.seqlen_k,
+            seqused_k=used,
+        )
+    return Options(
+        softmax_scale=problem.softmax_scale,
+        causal=problem.is_causal,
+        window_size=problem.window,
+        attention_chunk=problem.attention_chunk,
+        softcap=problem.softcap,
+        alibi_slopes=slopes,
+        bias=bias,
+        sink=sink,
+        dropout_p=problem.dropout_p,
+        rng_state=state,
+        block_mask=mask,
+        sequences=sequences,
+    )
+
+
+def _block_mask(problem: Problem, batch: int, num_heads: int, generator: torch.Generator) -> BlockMask:
+    """Blocks that are absent, whole and partial, a third each; some rows of a partial one see nothing."""
+    block_q, block_k = problem.block
+    rows, columns = -(-problem.seqlen_q // block_q), -(-problem.seqlen_k // block_k)
+    kind = torch.randint(0, 3, (batch, num_heads, rows, columns), generator=generator)
+    spread = kind.repeat_interleave(block_q, 2).repeat_interleave(block_k, 3)[:, :, : problem.seqlen_q, : problem.seqlen_k]
+    some = torch.rand(spread.shape, generator=generator) < 0.5
+    some &= (torch.rand(spread.shape[:3], generator=generator) < 0.9)[..., None]
+    return BlockMask.from_dense((spread == 2) | ((spread == 1) & some), block_q, block_k)
 
 
 def _needle(
     problem: Problem,
     q_shape: tuple[int, ...],
-    kv_shape: tuple[int, ...],
+    k_shape: tuple[int, ...],
+    head_dim_v: int,
     block_n: int,
     generator: torch.Generator,
 ) -> tuple[torch.Tensor, ...]:
     """Inputs in which one key at a boundary carries each row, and V spells that key's index in bits."""
-    k = torch.randint(0, 2, kv_shape, generator=generator) * 2.0 - 1.0
+    k = torch.randint(0, 2, k_shape, generator=generator) * 2.0 - 1.0
     keys = torch.arange(problem.seqlen_k)
-    bits = torch.arange(problem.head_dim) % NEEDLE_BITS
+    bits = torch.arange(head_dim_v) % NEEDLE_BITS
     v = ((keys[:, None] >> bits) & 1) * 2.0 - 1.0
     rows = torch.arange(problem.seqlen_q)
     last = (
@@ -201,7 +351,7 @@ def _needle(
     # k is of signs, so the needle's score is strength * head_dim * scale; others stay well below.
     scale = problem.head_dim**-0.5 if problem.softmax_scale is None else problem.softmax_scale
     strength = min(64.0, 48.0 / (problem.head_dim * scale))
-    group = q_shape[2] // kv_shape[2]
+    group = q_shape[2] // k_shape[2]
     picked = k[:, targets].repeat_interleave(group, dim=2)
     q = (picked * strength).expand(q_shape)
-    return q, k, v[None, :, None, :].expand(kv_shape)
+    return q, k, v[None, :, None, :].expand(*k_shape[:3], head_dim_v)

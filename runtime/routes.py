@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .binding import DTYPE_CODES, Binding
 from .launcher import KernelObject, LaunchRow
@@ -22,17 +22,21 @@ from .table import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """What a call asks for: dtype, compile-time flags and every size of the binding."""
+    """What a call asks for: dtype, compile-time flags and sizes of the binding.
+
+    `multiples`: numbers that fields of the schedule, by name, must divide.
+    """
 
     operation: str
     dtype: str
     flags: Mapping[str, bool]
     sizes: Mapping[str, int]
+    multiples: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{name} {size}" for name, size in self.sizes.items())
-        flags = ", ".join(f"{name} {value}" for name, value in self.flags.items())
-        return f"{self.operation} {self.dtype}: {sizes}, {flags}"
+        flags = ", ".join(name for name, value in self.flags.items() if value)
+        return f"{self.operation} {self.dtype}: {sizes}; {flags or 'no flag'}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +57,10 @@ class Candidate:
         for name, chosen in {**call.flags, **call.sizes}.items():
             if name in problem and problem[name] != chosen:
                 return f"is compiled for {name}={problem[name]}, the call has {name}={chosen}"
+        for name, number in call.multiples.items():
+            tile = self.kernel.schedule.get(name)
+            if isinstance(tile, int) and number % tile:
+                return f"has {name} {tile}, which does not divide the {number} of the block mask"
         for name, value in call.sizes.items():
             low, high = self.row.when.get(name, (0, NO_BOUND))
             if not low <= value <= high:
@@ -60,9 +68,9 @@ class Candidate:
                 return f"is meant for {name} from {low} to {upper}, the call has {value}"
         return self.why_illegal or None
 
-    def grid(self, binding: Binding, call: Call) -> tuple[int, int, int]:
-        """Return the grid of the launch."""
-        return binding.grid_for({**call.sizes, **self.kernel.constants})
+    def grid(self, binding: Binding, numbers: Mapping[str, int]) -> tuple[int, int, int]:
+        """Return the grid of a launch, from sizes, scalars and numbers of the device."""
+        return binding.grid_for({**numbers, **self.kernel.constants})
 
 
 def candidates(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -77,6 +78,12 @@ class Node:
         if not low <= self.value <= high:
             raise self.fault(f"must be from {low} to {high}, got {self.value}")
         return self.value
+
+    def number(self) -> float:
+        """Return an integer or a finite number."""
+        if not isinstance(self.value, int | float) or isinstance(self.value, bool) or not math.isfinite(self.value):
+            raise self.fault(f"must be a number, got {_kind(self.value)}")
+        return float(self.value)
 
     def boolean(self) -> bool:
         """Return true or false."""

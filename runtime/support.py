@@ -11,7 +11,8 @@ import torch
 from .devices import CPU_KEY, DeviceKey
 from .engine import Engine, reasons_against
 from .errors import InputTypeError, NoKernelError, UnsupportedInputError
-from .inputs import check
+from .inputs import Request, calls_of, check
+from .options import Options
 from .routes import select
 from .table import NO_BOUND, KernelRecord
 
@@ -140,16 +141,14 @@ class Explanation:
     __repr__ = __str__
 
 
-def explain(
-    engine: Engine, q: object, k: object, v: object, softmax_scale: object = None, causal: object = False
-) -> Explanation:
-    """Return what `flash_attn_func` would run, without running it; see it for what it raises."""
+def explain(engine: Engine, q: object, k: object, v: object, options: Options) -> Explanation:
+    """Return what a call with these options would run, without running it; see `flash_attn_func` for what it raises."""
     with torch.no_grad():
-        request = check(q, k, v, softmax_scale, causal)
-    if 0 in request.call.sizes.values():
+        request = check(q, k, v, options)
+    if request.is_empty:
         raise NoKernelError(f"{request.call}: with an empty size nothing is launched; the result is zeros.")
     route = engine.route(request.key)
-    chosen = select(route.choices, request.call)
+    chosen = next((one for call in calls_of(request) if (one := select(route.choices, call))), None)
     others = reasons_against(route.choices, request.call, limit=20)
     facts = route.device.facts
     return Explanation(
@@ -163,13 +162,18 @@ def explain(
         when=chosen.row.when if chosen else {},
         evidence=chosen.row.evidence if chosen else {},
         runner_up=chosen.row.runner_up if chosen else None,
-        grid=chosen.grid(engine.binding, request.call) if chosen else (0, 0, 0),
+        grid=chosen.grid(engine.binding, _numbers(request, facts)) if chosen else (0, 0, 0),
         threads=chosen.kernel.threads if chosen else 0,
         smem_bytes=chosen.kernel.smem_bytes if chosen else 0,
         registers=chosen.kernel.registers if chosen else 0,
         verified=tuple(_verification(one) for one in chosen.kernel.verified) if chosen else (),
         others=tuple(others),
     )
+
+
+def _numbers(request: Request, facts: DeviceFacts) -> dict[str, int]:
+    whole = {name: int(value) for name, value in request.lowered.scalars.items()}
+    return {"max_seqlen_q": request.shape.max_seqlen_q, **request.call.sizes, **whole, "num_sms": facts.num_sms}
 
 
 def _bounds(when: Mapping[str, tuple[int, int]]) -> str:

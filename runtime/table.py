@@ -187,7 +187,7 @@ def _read_kernel(name: str, node: Node, operations: Mapping[str, Binding], folde
 def _read_constants(members: Mapping[str, Node], binding: Binding) -> dict[str, int]:
     """A constant that the schedule has too decides the grid: launched with another, the kernel computes wrongly."""
     schedule = members["schedule"].plain_mapping()
-    constants = {key: members[key].integer(1) for key in binding.constants}
+    constants = {key: members[key].integer(0) for key in binding.constants}
     for key, value in constants.items():
         if schedule.get(key, value) != value:
             raise members[key].fault(f"is {value}, and {schedule[key]!r} in the schedule. Build the table again")

@@ -15,6 +15,7 @@ from kernelwright.gen.binding import bindings
 from kernelwright.gen.devices import reference_device
 from kernelwright.gen.launch_params import TensorArgument, call_sizes, launch_params
 from kernelwright.gen.spec import OPERATION, Variant
+from kernelwright.gen.table import kernel_constants
 
 if TYPE_CHECKING:
     from kernelwright.emulator.launch import Module, Report
@@ -39,7 +40,7 @@ class Kernel:
             entry=variant.name,
             threads=variant.schedule.threads,
             smem_bytes=variant.smem_bytes,
-            constants={"block_m": variant.schedule.block_m},
+            constants={**kernel_constants(variant), "num_sms": reference_device(variant.sm).num_sms},
             binding=bindings()[OPERATION],
         )
 
@@ -74,7 +75,7 @@ def launch(
     from kernelwright.emulator.launch import Memory
 
     sizes = call_sizes(kernel.binding, {name: tuple(one.shape) for name, one in inputs.items()})
-    some = next(iter(inputs.values()))
+    some = inputs[next(tensor["name"] for tensor in kernel.binding["tensors"] if tensor["dtype"] == "io")]
     outputs = {}
     for tensor in kernel.binding["tensors"]:
         if tensor["access"] == "write":

@@ -1,0 +1,395 @@
+"""The functions of a dispatch module, with FlashAttention-2's names, order of arguments and defaults.
+
+`flash_attn_func` has a short way for plain calls; all else goes through `Attention.attend`. Semantics: docs/semantics.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from .attention import SCALARS, TENSORS, Attention, Result, mark_written
+from .block_mask import BlockMask
+from .errors import InputTypeError, UnsupportedInputError
+from .inputs import MAX_SCALE, check
+from .options import NO_WINDOW, Options, Sequences, Window
+from .reference import Attended
+
+FUNCTIONS = (
+    "flash_attn_func",
+    "flash_attn_kvpacked_func",
+    "flash_attn_qkvpacked_func",
+    "flash_attn_varlen_func",
+    "flash_attn_varlen_kvpacked_func",
+    "flash_attn_varlen_qkvpacked_func",
+    "sparse_attn_func",
+)
+_PROBS_GRANULE = 128  # FlashAttention-2 rounds the sizes of S_dmask up to it
+
+
+def make_functions(attention: Attention) -> dict[str, Callable[..., Any]]:  # Any: each function has its own type
+    """Return a module's functions by name. The names they use are bound here, once, for speed."""
+    empty_like, empty, float32 = torch.empty_like, torch.empty, torch.float32
+    tensor_type = torch.Tensor
+    no_tensors = (None,) * (len(TENSORS) - 5)
+    no_scalars = (None,) * (len(SCALARS) - 1)
+
+    def flash_attn_func(
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        dropout_p: float = 0.0,
+        softmax_scale: float | None = None,
+        causal: bool = False,
+        window_size: Window = NO_WINDOW,
+        softcap: float = 0.0,
+        alibi_slopes: torch.Tensor | None = None,
+        deterministic: bool = False,
+        return_attn_probs: bool = False,
+        *,
+        return_lse: bool = False,
+        out: torch.Tensor | None = None,
+        attention_chunk: int = 0,
+        bias: torch.Tensor | None = None,
+        sink: torch.Tensor | None = None,
+        rng_state: torch.Tensor | None = None,
+    ) -> Result:
+        """Compute softmax(softmax_scale * q k^T) v, exactly, without forming the scores in memory.
+
+        The arguments before the star are FlashAttention-2's, the others this project's.
+
+        Args:
+            q: [batch, seqlen_q, num_heads_q, head_dim], float16 or bfloat16, any strides.
+            k: [batch, seqlen_k, num_heads_kv, head_dim]; num_heads_q is a multiple of num_heads_kv.
+            v: [batch, seqlen_k, num_heads_kv, head_dim_v].
+            dropout_p: probability of dropping a probability, from 0 to below 1, in steps of 1/256.
+            softmax_scale: factor on the scores, positive; None is head_dim ** -0.5.
+            causal: query i sees key j when j <= i + seqlen_k - seqlen_q (last query on last key).
+            window_size: (left, right): query i sees keys from i + seqlen_k - seqlen_q - left to ... + right; -1: no limit.
+            softcap: scores become softcap * tanh(scores / softcap), before bias and slopes; 0: they stay.
+            alibi_slopes: float32 [num_heads_q] or [batch, num_heads_q]; the score of i and j falls by
+                slope * |i + seqlen_k - seqlen_q - j|.
+            deterministic: for the backward pass; the forward pass always is.
+            return_attn_probs: return (out, lse, S_dmask) as FlashAttention-2 does; for tests, and slow with dropout.
+            return_lse: return (out, lse).
+            out: written and returned if given; like the result, any strides, apart from the inputs in memory.
+            attention_chunk: keys of other chunks of this many than the query's are not seen; 0: no chunks.
+            bias: like q's dtype, [batch, num_heads_q, seqlen_q, seqlen_k], the first two maybe 1; added to the scores.
+            sink: [num_heads_q]; a score of each head that takes part in the softmax and has no value.
+            rng_state: int64 (seed, offset) that dropout draws from; None: drawn from torch's generator of the device.
+
+        Returns:
+            out, [batch, seqlen_q, num_heads_q, head_dim_v] of q's dtype, with the others asked for. lse is float32
+            [batch, num_heads_q, seqlen_q], natural logarithm. A row that sees no key is 0, its lse -inf; in the lse that comes
+            with `return_attn_probs`, +inf.
+
+        Raises:
+            UnsupportedInputError: if an argument is of a kind that no kernel takes.
+            NoKernelError: if no kernel was built for this; the last line says how to build it.
+            LaunchError, DriverError, TableError: if the launch, the driver or a file fails.
+        """
+        usual = type(q) is tensor_type and (causal is False or causal is True)
+        usual = usual and (return_lse is False or return_lse is True) and return_attn_probs is False
+        usual = usual and dropout_p == 0 and softcap == 0 and attention_chunk == 0 and window_size == NO_WINDOW
+        usual = usual and alibi_slopes is None and bias is None and sink is None
+        if usual and (softmax_scale is None or (type(softmax_scale) is float and 0.0 < softmax_scale <= MAX_SCALE)):
+            lse = result = None
+            try:
+                if out is not None:
+                    if type(out) is tensor_type and not out.requires_grad and not out.is_neg():
+                        result = out
+                elif q.shape[-1] == v.shape[-1]:
+                    result = empty_like(q)
+                if return_lse and result is not None:
+                    batch, seqlen_q, num_heads, _ = q.shape if q.dim() == 4 else (0, 0, 0, 0)
+                    lse = empty((batch, num_heads, seqlen_q), dtype=float32, device=q.device)
+            except (RuntimeError, AttributeError, IndexError):  # a tensor without a shape, or no memory: the long way says what
+                result = None
+            launched = result is not None and attention.launch(
+                q, k, v, result, lse, *no_tensors, softmax_scale, *no_scalars, causal, None
+            )
+            if launched:
+                if out is not None:
+                    mark_written(out)
+                assert result is not None
+                return result if lse is None else (result, lse)
+        options = Options(
+            softmax_scale=softmax_scale,
+            causal=causal,
+            window_size=window_size,
+            attention_chunk=attention_chunk,
+            softcap=softcap,
+            alibi_slopes=alibi_slopes,
+            bias=bias,
+            sink=sink,
+            dropout_p=dropout_p,
+            rng_state=rng_state,
+        )
+        return _attend(attention, q, k, v, options, return_lse, return_attn_probs, out)
+
+    def flash_attn_kvpacked_func(
+        q: torch.Tensor,
+        kv: torch.Tensor,
+        dropout_p: float = 0.0,
+        softmax_scale: float | None = None,
+        causal: bool = False,
+        window_size: Window = NO_WINDOW,
+        softcap: float = 0.0,
+        alibi_slopes: torch.Tensor | None = None,
+        deterministic: bool = False,
+        return_attn_probs: bool = False,
+    ) -> Result:
+        """As `flash_attn_func`, with k and v in one tensor [batch, seqlen_k, 2, num_heads_kv, head_dim]."""
+        k, v = _unpack("kv", kv, 2, 5)
+        return flash_attn_func(
+            *(q, k, v, dropout_p, softmax_scale, causal, window_size, softcap, alibi_slopes, deterministic),
+            return_attn_probs=return_attn_probs,
+        )
+
+    def flash_attn_qkvpacked_func(
+        qkv: torch.Tensor,
+        dropout_p: float = 0.0,
+        softmax_scale: float | None = None,
+        causal: bool = False,
+        window_size: Window = NO_WINDOW,
+        softcap: float = 0.0,
+        alibi_slopes: torch.Tensor | None = None,
+        deterministic: bool = False,
+        return_attn_probs: bool = False,
+    ) -> Result:
+        """As `flash_attn_func`, with q, k and v in one tensor [batch, seqlen, 3, num_heads, head_dim]."""
+        q, k, v = _unpack("qkv", qkv, 3, 5)
+        return flash_attn_func(
+            *(q, k, v, dropout_p, softmax_scale, causal, window_size, softcap, alibi_slopes, deterministic),
+            return_attn_probs=return_attn_probs,
+        )
+
+    def flash_attn_varlen_func(
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        cu_seqlens_q: torch.Tensor,
+        cu_seqlens_k: torch.Tensor,
+        max_seqlen_q: int,
+        max_seqlen_k: int,
+        dropout_p: float = 0.0,
+        softmax_scale: float | None = None,
+        causal: bool = False,
+        window_size: Window = NO_WINDOW,
+        softcap: float = 0.0,
+        alibi_slopes: torch.Tensor | None = None,
+        deterministic: bool = False,
+        return_attn_probs: bool = False,
+        block_table: torch.Tensor | None = None,
+        *,
+        return_lse: bool = False,
+        out: torch.Tensor | None = None,
+        seqused_k: torch.Tensor | None = None,
+        attention_chunk: int = 0,
+        bias: torch.Tensor | None = None,
+        sink: torch.Tensor | None = None,
+        rng_state: torch.Tensor | None = None,
+    ) -> Result:
+        """As `flash_attn_func`, for sequences of different lengths that lie one after another.
+
+        Args:
+            q: [total_q, num_heads_q, head_dim]; k, v: [total_k, num_heads_kv, ...].
+            cu_seqlens_q, cu_seqlens_k: int32 [batch + 1], prefix sums of the lengths, from 0; a length may be 0.
+            max_seqlen_q, max_seqlen_k: the longest lengths, or more. On a GPU offsets are not looked at before the launch.
+            block_table: paged keys and values, which this module's kernels do not read.
+            seqused_k: int32 [batch], how many keys of each sequence are in use; None: all.
+            bias: [batch, num_heads_q, max_seqlen_q, max_seqlen_k].
+
+        Returns:
+            As `flash_attn_func`, out [total_q, num_heads_q, head_dim_v], lse [num_heads_q, total_q].
+        """
+        if block_table is not None:
+            raise UnsupportedInputError("block_table: this module has no kernel for paged keys and values.")
+        options = Options(
+            softmax_scale=softmax_scale,
+            causal=causal,
+            window_size=window_size,
+            attention_chunk=attention_chunk,
+            softcap=softcap,
+            alibi_slopes=alibi_slopes,
+            bias=bias,
+            sink=sink,
+            dropout_p=dropout_p,
+            rng_state=rng_state,
+            sequences=_sequences(cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, seqused_k),
+        )
+        return _attend(attention, q, k, v, options, return_lse, return_attn_probs, out)
+
+    def flash_attn_varlen_kvpacked_func(
+        q: torch.Tensor,
+        kv: torch.Tensor,
+        cu_seqlens_q: torch.Tensor,
+        cu_seqlens_k: torch.Tensor,
+        max_seqlen_q: int,
+        max_seqlen_k: int,
+        dropout_p: float = 0.0,
+        softmax_scale: float | None = None,
+        causal: bool = False,
+        window_size: Window = NO_WINDOW,
+        softcap: float = 0.0,
+        alibi_slopes: torch.Tensor | None = None,
+        deterministic: bool = False,
+        return_attn_probs: bool = False,
+    ) -> Result:
+        """As `flash_attn_varlen_func`, with k and v in one tensor [total_k, 2, num_heads_kv, head_dim]."""
+        k, v = _unpack("kv", kv, 2, 4)
+        return flash_attn_varlen_func(
+            *(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p, softmax_scale, causal),
+            *(window_size, softcap, alibi_slopes, deterministic, return_attn_probs),
+        )
+
+    def flash_attn_varlen_qkvpacked_func(
+        qkv: torch.Tensor,
+        cu_seqlens: torch.Tensor,
+        max_seqlen: int,
+        dropout_p: float = 0.0,
+        softmax_scale: float | None = None,
+        causal: bool = False,
+        window_size: Window = NO_WINDOW,
+        softcap: float = 0.0,
+        alibi_slopes: torch.Tensor | None = None,
+        deterministic: bool = False,
+        return_attn_probs: bool = False,
+    ) -> Result:
+        """As `flash_attn_varlen_func`, with q, k and v in one tensor [total, 3, num_heads, head_dim]."""
+        q, k, v = _unpack("qkv", qkv, 3, 4)
+        return flash_attn_varlen_func(
+            *(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, dropout_p, softmax_scale, causal),
+            *(window_size, softcap, alibi_slopes, deterministic, return_attn_probs),
+        )
+
+    def sparse_attn_func(
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        block_mask: BlockMask,
+        softmax_scale: float | None = None,
+        causal: bool = False,
+        window_size: Window = NO_WINDOW,
+        *,
+        return_lse: bool = False,
+        out: torch.Tensor | None = None,
+        softcap: float = 0.0,
+        alibi_slopes: torch.Tensor | None = None,
+        bias: torch.Tensor | None = None,
+        sink: torch.Tensor | None = None,
+    ) -> Result:
+        """As `flash_attn_func`, visiting only the blocks of keys in `block_mask` (`BlockMask.from_dense`, `.from_function`).
+
+        A key is seen where the block mask and `causal` and `window_size` all show it.
+        """
+        options = Options(
+            softmax_scale=softmax_scale,
+            causal=causal,
+            window_size=window_size,
+            softcap=softcap,
+            alibi_slopes=alibi_slopes,
+            bias=bias,
+            sink=sink,
+            block_mask=block_mask,
+        )
+        if block_mask is None:
+            raise InputTypeError("block_mask must be a BlockMask, got None. Make one with BlockMask.from_dense.")
+        return _attend(attention, q, k, v, options, return_lse, False, out)
+
+    made = locals()
+    functions = {name: made[name] for name in FUNCTIONS}
+    for name, function in functions.items():
+        # Dynamo leaves a function with this mark alone and breaks the graph, as torch.compiler.disable would, without
+        # importing it: what it traced would show the result's allocation and not the launch.
+        function._torchdynamo_disable = True
+        function.__module__ = attention.engine.package
+        function.__qualname__ = name
+    return functions
+
+
+def _attend(
+    attention: Attention,
+    q: Any,  # Any: as the user gave it, checked in attend
+    k: Any,
+    v: Any,
+    options: Options,
+    return_lse: object,
+    return_attn_probs: object,
+    out: object,
+) -> Result:
+    if not isinstance(return_attn_probs, bool):
+        raise InputTypeError(f"return_attn_probs must be True or False, got {return_attn_probs!r}.")
+    if not return_attn_probs:
+        return attention.attend(q, k, v, options, return_lse, out)
+    if options.dropout_p and options.rng_state is None and isinstance(q, torch.Tensor):
+        state = torch.randint(0, 2**62, (2,), dtype=torch.int64, device=q.device)
+        options = replace(options, rng_state=state)
+    found = attention.attend(q, k, v, options, True, out)
+    assert isinstance(found, tuple)
+    lse, probs = _as_flash_attention(attention, q, k, v, options, found[1])
+    return found[0], lse, probs
+
+
+def _as_flash_attention(
+    attention: Attention, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Options, lse: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """lse as FlashAttention-2 returns it, and its S_dmask, which is empty without dropout.
+
+    There a row without keys has +inf, and a causal kernel leaves the part of ALiBi that is the same for a whole row away.
+    S_dmask holds exp(score - largest of the row), negative where dropped.
+    """
+    with torch.no_grad():
+        request = check(q, k, v, options)
+    attended = Attended(
+        request.q, request.k, request.v, request.softmax_scale, request.lowered, attention.engine.binding.visibility
+    )
+    lse = torch.where(lse == -torch.inf, torch.inf, lse)
+    is_varlen = options.sequences is not None
+    if request.lowered.flags["has_alibi"] and request.lowered.flags["is_causal"]:
+        whole = lse.unsqueeze(0) if is_varlen else lse
+        for number, (entry, rows), (_, keys) in attended.sequences():
+            position = torch.arange(rows.stop - rows.start) + (keys.stop - keys.start) - (rows.stop - rows.start)
+            shift = attended.extra["alibi_slopes"][number][:, None] * position
+            whole[entry, :, rows] += shift.to(lse.device)
+    if not options.dropout_p:
+        return lse, q.new_empty(0)
+    sizes = request.shape
+    shape = [-(-one // _PROBS_GRANULE) * _PROBS_GRANULE for one in (sizes.max_seqlen_q, sizes.max_seqlen_k)]
+    probs = torch.zeros(sizes.num_seqs, sizes.num_heads_q, *shape, dtype=torch.float32)
+    group = request.q.shape[2] // request.k.shape[2]
+    for number, (entry, rows), (entry_k, keys) in attended.sequences():
+        length, length_k = rows.stop - rows.start, keys.stop - keys.start
+        every = slice(0, length)
+        key = attended.k[entry_k, keys].repeat_interleave(group, dim=1).float() * attended.scale
+        scores, _ = attended.scores(attended.q[entry, rows].float(), key, number, length, every)
+        top = scores.amax(-1, keepdim=True).nan_to_num(neginf=0.0) if length_k else 0.0
+        kept = attended.kept(number, length, length_k, every)
+        probs[number, :, :length, :length_k] = torch.exp(scores - top) * torch.where(kept, 1.0, -1.0)
+    return lse, probs.to(q.dtype).to(q.device)
+
+
+def _unpack(name: str, packed: torch.Tensor, count: int, dims: int) -> list[torch.Tensor]:
+    axes = {5: "[batch, seqlen, {}, num_heads, head_dim]", 4: "[total, {}, num_heads, head_dim]"}[dims].format(count)
+    if not isinstance(packed, torch.Tensor):
+        raise InputTypeError(f"{name} must be a torch.Tensor, got {type(packed).__name__}.")
+    if packed.dim() != dims or packed.shape[-3] != count:
+        raise UnsupportedInputError(f"{name} must be {axes}, got {list(packed.shape)}.")
+    return [packed.select(-3, index) for index in range(count)]
+
+
+def _sequences(
+    cu_seqlens_q: object, cu_seqlens_k: object, max_seqlen_q: object, max_seqlen_k: object, seqused_k: object
+) -> Sequences:
+    for name, value in (("max_seqlen_q", max_seqlen_q), ("max_seqlen_k", max_seqlen_k)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise InputTypeError(f"{name} must be a whole number of tokens, got {value!r}. Use .item() for a tensor.")
+    offsets = {"cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k}
+    for name, value in offsets.items():
+        if not isinstance(value, torch.Tensor) or value.dim() != 1:
+            found = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+            raise InputTypeError(f"{name} must be an int32 tensor [batch + 1], got {found}.")
+    return Sequences(**offsets, max_seqlen_q=max_seqlen_q, max_seqlen_k=max_seqlen_k, seqused_k=seqused_k)  # type: ignore[arg-type]
