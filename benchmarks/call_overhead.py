@@ -23,6 +23,7 @@ import tempfile
 import timeit
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 
@@ -30,6 +31,7 @@ import torch
 
 from kernelwright import resource_dir
 from kernelwright.gen.binding import bindings
+from kernelwright.gen.spec import ForwardProblem
 
 DRIVER = """
 #include <string.h>
@@ -68,12 +70,12 @@ def kernel_record(image: bytes, dtype: str = "bf16", head_dim: int = 128, is_cau
     return {
         "operation": "flash_fwd",
         "sm": 80,
-        "problem": {"dtype": dtype, "head_dim": head_dim, "is_causal": is_causal},
+        "problem": asdict(ForwardProblem(dtype=dtype, head_dim=head_dim, is_causal=is_causal)),
         "schedule": {},
         "entry": "none",
         "threads": 128,
         "smem_bytes": 65536,
-        "block_m": 128,
+        **{"block_m": 128, "num_slices": 1, "pack_gqa": 0, "persistent_blocks": 0},
         "registers": 0,
         "spill_bytes": 0,
         "files": {"cubin": record},
@@ -138,13 +140,13 @@ def cases(module: ModuleType) -> dict[str, Callable[[], object]]:
 
     def alternate() -> object:
         both.reverse()
-        return attention(both[0], k, v, None, True)
+        return attention(both[0], k, v, causal=True)
 
     return {
         "torch.empty_like": lambda: torch.empty_like(q),
-        "flash_attn_func": lambda: attention(q, k, v, None, True),
-        "flash_attn_func, out given": lambda: attention(q, k, v, None, True, out=out),
-        "flash_attn_func, with lse": lambda: attention(q, k, v, None, True, True),
+        "flash_attn_func": lambda: attention(q, k, v, causal=True),
+        "flash_attn_func, out given": lambda: attention(q, k, v, causal=True, out=out),
+        "flash_attn_func, with lse": lambda: attention(q, k, v, causal=True, return_lse=True),
         "flash_attn_func, sizes alternating": alternate,
     }
 

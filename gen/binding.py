@@ -44,14 +44,17 @@ def _scalar(name: str, kind: str, default: object = 0) -> dict[str, object]:
 
 
 def _stride_fields(tensor: str, *axes: str) -> list[dict[str, object]]:
-    return [_field(f"{tensor}_{axis}_stride", "i64", "stride", tensor, index) for index, axis in enumerate(axes) if axis]
+    return [
+        _field(f"{tensor}_{axis}_stride", "i64", "stride", tensor, index) for index, axis in enumerate(axes) if axis
+    ]
 
 
 def forward_binding() -> dict[str, object]:
     """Return the binding of `flash_fwd`: q, k, v -> out and, when given, lse.
 
     Grid and terms are expressions of sizes, scalars, numbers of the kernel's schedule, and `num_sms` of the device.
-    Sequences of different lengths are one batch entry of q, k, v, out and lse; `q_starts` to `k_ends` say where each lies.
+    Sequences of different lengths are one batch entry of q, k, v, out and lse; `q_starts` to `k_ends` say where each
+    lies.
     """
     scalars = [
         _scalar("softmax_scale", "f32", ["head_dim", -0.5]),
@@ -68,7 +71,17 @@ def forward_binding() -> dict[str, object]:
     return {
         "sizes": [
             *["batch", "seqlen_q", "seqlen_k", "num_heads_q", "num_heads_kv", "head_dim", "head_dim_v", "num_seqs"],
-            *["bias_rows", "bias_columns", "words", "sparse_rows", "sparse_columns", "pair", "bit_blocks", "bit_rows", "bit_words"],
+            *[
+                "bias_rows",
+                "bias_columns",
+                "words",
+                "sparse_rows",
+                "sparse_columns",
+                "pair",
+                "bit_blocks",
+                "bit_rows",
+                "bit_words",
+            ],
         ],
         "size_defaults": {"num_seqs": "batch"},
         "tensors": [
@@ -77,7 +90,10 @@ def forward_binding() -> dict[str, object]:
             _tensor("v", _V_DIMS, "read"),
             _tensor("out", _OUT_DIMS, "write"),
             _tensor("lse", ["batch", "num_heads_q", "seqlen_q"], "write", "float32", optional=True, layout="dense"),
-            *[_optional(name, ["num_seqs"], "int32") for name in ("q_starts", "q_ends", "k_starts", "k_ends", "seqused_k")],
+            *[
+                _optional(name, ["num_seqs"], "int32")
+                for name in ("q_starts", "q_ends", "k_starts", "k_ends", "seqused_k")
+            ],
             _optional("alibi_slopes", _HEAD_DIMS, "float32", "any"),
             _optional("sink", ["num_heads_q"], "float32"),
             _optional("bias", [*_HEAD_DIMS, "bias_rows", "bias_columns"], "io", "any"),
@@ -96,7 +112,10 @@ def forward_binding() -> dict[str, object]:
         "visibility": visibilities(),
         "fields": [
             *[_field(name, "ptr", "pointer", name) for name in ("q", "k", "v", "out", "lse")],
-            *[_field(name, "ptr", "pointer", name) for name in ("q_starts", "q_ends", "k_starts", "k_ends", "seqused_k")],
+            *[
+                _field(name, "ptr", "pointer", name)
+                for name in ("q_starts", "q_ends", "k_starts", "k_ends", "seqused_k")
+            ],
             *[_field(name, "ptr", "pointer", name) for name in ("alibi_slopes", "sink", "bias", "rng_state")],
             *[_field(name, "ptr", "pointer", name) for name in ("block_counts", "block_lists", "block_bits")],
             *[field for name in ("q", "k", "v", "out") for field in _stride_fields(name, "batch", "row", "head")],
@@ -108,7 +127,11 @@ def forward_binding() -> dict[str, object]:
             _field("heads_per_kv", "i32", "term", _HEADS_PER_KV),
             _field("num_seqs", "i32", "term", "num_seqs"),
             _field("num_m_blocks", "i32", "term", _M_BLOCKS),
-            *[_field(str(one["name"]), str(one["type"]), "scalar", str(one["name"])) for one in scalars if one["name"] != "max_seqlen_q"],
+            *[
+                _field(str(one["name"]), str(one["type"]), "scalar", str(one["name"]))
+                for one in scalars
+                if one["name"] != "max_seqlen_q"
+            ],
         ],
         "grid": [f"choose(persistent_blocks, min({_TILES}, persistent_blocks * num_sms), {_TILES})", "num_slices", "1"],
     }

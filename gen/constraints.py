@@ -42,16 +42,16 @@ def registers_fit(variant: Variant, device: Device) -> str | None:
 
     A lower bound: what passes may still spill, which the compiler's report shows.
     """
-    schedule, head_dim = variant.schedule, variant.problem.head_dim
+    schedule = variant.schedule
     m_tiles = schedule.block_m // (16 * schedule.num_warps)
-    scores, output = m_tiles * schedule.block_n // 2, m_tiles * head_dim // 2
-    q = m_tiles * head_dim // 4 if schedule.q_in_regs else 0
+    scores, output = m_tiles * schedule.block_n // 2, m_tiles * variant.slice_columns // 2
+    q = m_tiles * variant.problem.head_dim // 4 if schedule.q_in_regs else 0
     need = scores + output + q + _OTHER_REGISTERS
     have = min(MAX_REGISTERS, device.regs_per_sm // schedule.threads)
     if need > have:
         return (
             f"needs at least {need} registers a thread (scores {scores}, output {output}, Q {q}); "
-            f"{have} are to be had. Raise num_warps, or lower block_m or block_n"
+            f"{have} are to be had. Raise num_warps or num_slices, or lower block_m or block_n"
         )
     return None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kernelwright.gen.spec import ForwardProblem, ForwardSchedule, Variant
+from kernelwright.gen.spec import MAX_SLICE, ForwardProblem, ForwardSchedule, Variant
 
 Bounds = dict[str, tuple[int | None, int | None]]
 
@@ -21,9 +21,14 @@ class Rung:
     when: Bounds
 
 
-def _schedule(block_m: int, block_n: int, num_warps: int, num_stages: int) -> ForwardSchedule:
+def _schedule(block_m: int, block_n: int, num_warps: int, num_stages: int, num_slices: int = 1) -> ForwardSchedule:
     return ForwardSchedule(
-        block_m=block_m, block_n=block_n, num_warps=num_warps, num_stages=num_stages, q_in_regs=False
+        block_m=block_m,
+        block_n=block_n,
+        num_warps=num_warps,
+        num_stages=num_stages,
+        q_in_regs=False,
+        num_slices=num_slices,
     )
 
 
@@ -31,18 +36,36 @@ def default_schedule(problem: ForwardProblem) -> ForwardSchedule:
     """Return the schedule that stands for a problem on sm80, sm86 and sm89 until a tuned one does.
 
     Each warp owns 32 query rows as long as the registers allow it, because every warp reads the whole K and V tile
-    from shared memory. All fit the 101,376 bytes of sm86 and sm89.
+    from shared memory. Features that hold addresses or counters for each row take registers, so they get a smaller
+    tile. Tiles of a block-sparse kernel divide blocks of 128. All fit the 101,376 bytes of sm86 and sm89.
     """
-    head_dim = problem.head_dim
-    if head_dim <= 64:
-        return _schedule(128, 64, 4, 2)
-    if head_dim <= 96:
-        return _schedule(128, 48, 4, 1)
-    if head_dim <= 128:
-        return _schedule(128, 32, 4, 1)
-    if head_dim <= 192:
-        return _schedule(128, 64, 8, 1)
-    return _schedule(64, 64, 4, 1)
+    num_row_features = sum((problem.has_alibi, problem.has_bias, problem.has_dropout))
+    is_crowded = num_row_features > 0
+    is_full = problem.is_local and (num_row_features > 1 or problem.has_bias)
+    is_fullest = is_full and num_row_features == 3
+    num_slices = _num_slices(problem.head_dim_v, is_full=is_full, is_fullest=is_fullest)
+    width = max(problem.head_dim, problem.head_dim_v // num_slices)  # the second is held in registers
+    if width <= 64:
+        return _schedule(128, 32 if is_crowded else 64, 4, 2)
+    if width <= 96:
+        return _schedule(64, 64, 4, 1) if is_crowded else _schedule(128, 32 if problem.is_block_sparse else 48, 4, 1)
+    if width <= 128:
+        return _schedule(64, 64, 4, 1, num_slices) if is_crowded else _schedule(128, 32, 4, 1)
+    if width <= 192:
+        is_tight = problem.is_local or problem.is_block_sparse
+        block_n = 16 if is_fullest else 64 if not is_crowded else 32 if is_tight else 48
+        return _schedule(128, block_n, 8, 1, num_slices)
+    if width <= 256:
+        block_n = 16 if is_full else 32 if is_crowded or problem.is_local else 64
+        return _schedule(64, block_n, 4, 1, num_slices)
+    return _schedule(64, 32 if width <= 384 else 16, 4, 1, num_slices)
+
+
+def _num_slices(head_dim_v: int, *, is_full: bool, is_fullest: bool) -> int:
+    """Thread blocks that share a tile's columns: as few as their registers allow, in multiples of 8 columns each."""
+    if head_dim_v <= MAX_SLICE:
+        return 2 if is_fullest and head_dim_v > 192 and head_dim_v % 16 == 0 else 1
+    return 4 if is_full and head_dim_v % 32 == 0 else 2
 
 
 def ladder(sm: int, problem: ForwardProblem) -> list[Rung]:

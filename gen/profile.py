@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from kernelwright import resource_dir
 from kernelwright.gen.errors import ConfigError, SpecError
 from kernelwright.gen.schema import Node, read_yaml
-from kernelwright.gen.spec import DTYPES, Dtype, ForwardProblem
+from kernelwright.gen.spec import DTYPES, FEATURES, Dtype, ForwardProblem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,18 +20,33 @@ class Profile:
     name: str
     problems: tuple[ForwardProblem, ...]
 
-    def restricted(self, head_dims: list[int] | None, dtypes: list[Dtype] | None) -> Profile:
-        """Return the profile for other head dimensions or dtypes, each problem's other choices kept.
+    def restricted(
+        self,
+        head_dims: list[int] | None,
+        dtypes: list[Dtype] | None,
+        head_dim_v: int | None = None,
+        features: list[str] | None = None,
+    ) -> Profile:
+        """Return the profile for other head dimensions, dtypes or features, each problem's other choices kept.
+
+        Args:
+            head_dim_v: None is that of the profile, or head_dim where that is changed.
+            features: of FEATURES, in place of each problem's own; empty is none.
 
         Raises:
-            SpecError: if a head dimension or dtype makes no problem.
+            SpecError: if a choice makes no problem.
         """
+        unknown = sorted(set(features or []) - set(FEATURES))
+        if unknown:
+            raise SpecError(f"feature {unknown[0]!r}: unknown; known: {', '.join(FEATURES)}, or none")
+        flags = {} if features is None else {flag: name in features for name, flag in FEATURES.items()}
         changed = [
             replace(
                 problem,
                 dtype=dtype,
                 head_dim=head_dim,
-                head_dim_v=problem.head_dim_v if head_dims is None else head_dim,
+                head_dim_v=head_dim_v or (problem.head_dim_v if head_dims is None else head_dim),
+                **flags,
             )
             for problem in self.problems
             for head_dim in (head_dims or [problem.head_dim])
@@ -64,17 +79,16 @@ def load_profile(name_or_file: str) -> Profile:
     return Profile(name=path.stem, problems=tuple(dict.fromkeys(problems)))
 
 
-_FLAGS = tuple(field.name for field in fields(ForwardProblem) if field.type == "bool")
-
-
 def _problems(row: Node) -> list[ForwardProblem]:
     """Every combination of a row's choices; a flag that the row does not name is off."""
-    choices = row.mapping(["dtype", "head_dim"], ["head_dim_v", *_FLAGS])
+    choices = row.mapping(["dtype", "head_dim"], ["head_dim_v", *FEATURES.values()])
     dtypes: list[Dtype] = ["bf16" if node.text(DTYPES) == "bf16" else "fp16" for node in choices["dtype"].one_or_more()]
     values: dict[str, list[Any]] = {"head_dim": [node.integer() for node in choices["head_dim"].one_or_more()]}
     if "head_dim_v" in choices:
         values["head_dim_v"] = [node.integer() for node in choices["head_dim_v"].one_or_more()]
-    values |= {name: [node.boolean() for node in choices[name].one_or_more()] for name in _FLAGS if name in choices}
+    values |= {
+        name: [node.boolean() for node in choices[name].one_or_more()] for name in FEATURES.values() if name in choices
+    }
     try:
         return [
             ForwardProblem(dtype=dtype, **dict(zip(values, chosen, strict=True)))

@@ -20,16 +20,16 @@ OPERATION = "flash_fwd"
 class ForwardProblem:
     """What an attention forward kernel computes: the choices made at compile time.
 
-    Each field is there because it changes code. What costs nothing when unused (lse, a sink) is a null pointer of a launch
-    instead; values (window sizes, the cap, slopes, the dropout rate) are arguments of a launch.
+    Each field is there because it changes code. What costs nothing when unused (lse, a sink) is a null pointer of a
+    launch instead; values (window sizes, the cap, slopes, the dropout rate) are arguments of a launch.
 
     Args:
         dtype: element type of q, k, v, bias and out; sums are fp32.
         head_dim: elements of a head in q and k; a multiple of 8 up to 512.
         head_dim_v: elements of a head in v and out; 0 stands for head_dim.
         is_causal: key j is visible to query i when `j <= i + seqlen_k - seqlen_q`.
-        is_local: visible keys are an interval given at run time, by a window and by chunks; it includes causal, so the two
-            exclude one another.
+        is_local: visible keys are an interval given at run time, by a window and by chunks; it includes causal, so
+            the two exclude one another.
         is_varlen: sequences of different lengths lie one after another; a launch gives where each begins and ends.
         has_softcap: scores s become `cap * tanh(s / cap)`.
         has_alibi: a slope per head times the distance of query and key is taken from a score.
@@ -60,13 +60,31 @@ class ForwardProblem:
                 raise SpecError(
                     f"{name} must be a multiple of 8 from 8 to {MAX_HEAD_DIM}, got {value}; pad the tensors with zeros"
                 )
+        if self.head_dim_v > MAX_SLICE and self.head_dim_v % 16:
+            raise SpecError(
+                f"head_dim_v above {MAX_SLICE} must be a multiple of 16 (thread blocks share its columns), "
+                f"got {self.head_dim_v}; pad v with zeros"
+            )
         if self.is_causal and self.is_local:
             raise SpecError("is_causal and is_local exclude one another: a local kernel is causal by window_right 0")
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the flags that are set, as `gen build --features` takes them."""
+        return tuple(name for name, flag in FEATURES.items() if getattr(self, flag))
 
     @property
     def changes_scores(self) -> bool:
         """Whether scores are more than a scaled product, so that they are computed before their maximum is taken."""
         return self.has_softcap or self.has_alibi or self.has_bias
+
+
+FEATURES = {
+    field.name.partition("_")[2].removeprefix("block_"): field.name
+    for field in fields(ForwardProblem)
+    if field.type == "bool"
+}
+"""Each flag of a problem by the name that users give it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,12 +97,13 @@ class ForwardSchedule:
         num_warps: warps per thread block; each owns `block_m / num_warps` query rows.
         num_stages: K and V tiles in shared memory. 1: the next K loads under P V and V under Q K^T. More: a ring.
         q_in_regs: Q fragments are read once and stay in registers, and K and V take over Q's shared memory.
-        num_slices: thread blocks that share the output columns of a tile, each computing the scores anew: for a head_dim_v
-            whose accumulators do not fit the registers of one.
-        pack_gqa: the query heads that share a key and value head share tiles: row r of theirs is head `r % heads_per_kv` of
-            query `r // heads_per_kv`, so that K and V are read once for all and short queries fill a tile.
-        persistent_blocks: thread blocks per multiprocessor that take one tile after another, those with most keys first; 0: a
-            thread block for each tile.
+        num_slices: thread blocks that share the output columns of a tile, each computing the scores anew: for a
+            head_dim_v whose accumulators do not fit the registers of one.
+        pack_gqa: the query heads that share a key and value head share tiles: row r of theirs is head
+            `r % heads_per_kv` of query `r // heads_per_kv`, so that K and V are read once for all and short queries
+            fill a tile.
+        persistent_blocks: thread blocks per multiprocessor that take one tile after another, those with most keys
+            first; 0: a thread block for each tile.
     """
 
     block_m: int
@@ -128,13 +147,17 @@ class Variant:
     def __post_init__(self) -> None:
         if self.problem.head_dim_v % (8 * self.schedule.num_slices):
             raise SpecError(
-                f"num_slices {self.schedule.num_slices} does not cut head_dim_v {self.problem.head_dim_v} into multiples of 8"
+                f"num_slices {self.schedule.num_slices} does not cut head_dim_v {self.problem.head_dim_v} into "
+                "multiples of 8"
             )
         if self.schedule.pack_gqa and (self.problem.has_dropout or self.problem.is_block_sparse):
-            raise SpecError("pack_gqa mixes heads in a tile, which dropout and block-sparse lists, made per head, do not allow")
+            raise SpecError(
+                "pack_gqa mixes heads in a tile, which dropout and block-sparse lists, made per head, do not allow"
+            )
         if self.slice_columns > MAX_SLICE:
             raise SpecError(
-                f"a thread block computes at most {MAX_SLICE} output columns, got {self.slice_columns}; raise num_slices"
+                f"a thread block computes at most {MAX_SLICE} output columns, got {self.slice_columns}; "
+                "raise num_slices"
             )
 
     @property

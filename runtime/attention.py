@@ -6,10 +6,12 @@ Semantics: docs/semantics.md of kernelwright.
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeAlias
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
 
@@ -157,8 +159,16 @@ class Attention:
                 "CPU tensors run the GPU's kernel in an emulator: for checking, thousands of times slower than a GPU. "
                 "This is said once.",
                 EmulationWarning,
-                stacklevel=4,
+                stacklevel=_callers_level(),
             )
+
+
+def _callers_level() -> int:
+    """The stack level, for `warnings`, of the first function that is not of this package."""
+    level, frame, here = 1, sys._getframe(1), Path(__file__).parent
+    while frame.f_back is not None and Path(frame.f_code.co_filename).parent == here:
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def mark_written(tensor: torch.Tensor) -> None:

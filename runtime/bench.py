@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -58,14 +58,14 @@ def why_no_gpu() -> str | None:
 
 
 def bench_module(module: DispatchModule, *, device: str, seqlens: Sequence[int]) -> list[BenchRow]:
-    """Time every problem that the module holds a kernel for, at each length, with the kernel it chooses."""
+    """Time every problem without features that the module has a kernel for, at each length."""
     key = device_key(device)
     opened = module.engine.device(key)
     problems = sorted(
         {
             (one.kernel.dtype, int(str(one.kernel.problem["head_dim"])), bool(one.kernel.problem["is_causal"]))
             for one in module.engine.route(key).choices
-            if not one.why_illegal
+            if not one.why_illegal and _is_plain(one.kernel.problem)
         }
     )
     flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device=torch.device(device))
@@ -75,6 +75,12 @@ def bench_module(module: DispatchModule, *, device: str, seqlens: Sequence[int])
             shape = (max(1, TOKENS // seqlen), seqlen, max(1, HIDDEN // head_dim), head_dim)
             rows.append(_row(module, opened.facts.title, dtype, is_causal, shape, flush))
     return rows
+
+
+def _is_plain(problem: Mapping[str, object]) -> bool:
+    """Whether a kernel computes what torch's attention does: no feature but causal."""
+    flags = [name for name, value in problem.items() if value is True and name != "is_causal"]
+    return not flags and problem["head_dim"] == problem["head_dim_v"]
 
 
 def _row(
@@ -89,7 +95,7 @@ def _row(
     q, k, v = (torch.randn(shape, dtype=TORCH_DTYPES[dtype], device=flush.device) for _ in range(3))
     heads_first = [one.transpose(1, 2) for one in (q, k, v)]
     attention = torch.nn.functional.scaled_dot_product_attention
-    ours = _median_us(lambda: module.flash_attn_func(q, k, v, None, is_causal), flush)
+    ours = _median_us(lambda: module.flash_attn_func(q, k, v, causal=is_causal), flush)
     theirs = _median_us(lambda: attention(*heads_first, is_causal=is_causal), flush)
     pairs = seqlen * (seqlen + 1) / 2 if is_causal else seqlen**2
     flops = 4 * batch * num_heads * pairs * head_dim

@@ -12,7 +12,13 @@ from typing import TypeAlias
 from .expressions import Expression, parse_expression
 from .schema import Node
 
-DTYPE_CODES = {"fp16": 2 << 8 | 16, "bf16": 4 << 8 | 16, "float32": 2 << 8 | 32, "int32": 0 << 8 | 32, "int64": 0 << 8 | 64}
+DTYPE_CODES = {
+    "fp16": 2 << 8 | 16,
+    "bf16": 4 << 8 | 16,
+    "float32": 2 << 8 | 32,
+    "int32": 0 << 8 | 32,
+    "int64": 0 << 8 | 64,
+}
 """DLPack's type code * 256 + bits, as launcher.c compares them."""
 
 Code: TypeAlias = tuple[tuple[int, int], ...]  # of a lowered expression
@@ -116,9 +122,7 @@ def read_binding(node: Node) -> Binding:
     keys = ["sizes", "size_defaults", "tensors", "divides", "scalars", "flags", "fixed", "visibility", "fields", "grid"]
     members = node.mapping(keys)
     sizes = members["sizes"].texts()
-    defaults = {
-        name: other.text(sizes) for name, other in members["size_defaults"].mapping([], sizes).items()
-    }
+    defaults = {name: other.text(sizes) for name, other in members["size_defaults"].mapping([], sizes).items()}
     tensors = tuple(_read_tensor(item, sizes) for item in members["tensors"].items())
     scalars = tuple(_read_scalar(item, sizes) for item in members["scalars"].items())
     names = {tensor.name: tensor for tensor in tensors}
@@ -137,11 +141,11 @@ def read_binding(node: Node) -> Binding:
         scalars=scalars,
         flags=flags,
         fixed=tuple(item.text(sizes) for item in members["fixed"].items()),
-        fields=tuple(_read_field(item, names, [scalar.name for scalar in scalars]) for item in members["fields"].items()),
+        fields=tuple(
+            _read_field(item, names, [scalar.name for scalar in scalars]) for item in members["fields"].items()
+        ),
         grid=grid,
-        visibility={
-            name: _read_visibility(one) for name, one in members["visibility"].mapping([""], flags).items()
-        },
+        visibility={name: _read_visibility(one) for name, one in members["visibility"].mapping([""], flags).items()},
     )
 
 
@@ -169,20 +173,23 @@ def _read_scalar(node: Node, sizes: tuple[str, ...]) -> ScalarBinding:
     else:
         fallback = default.number()
     return ScalarBinding(
-        name=members["name"].text(), type=members["type"].text(["f32", "i32"]), size=size, power=power, fallback=fallback
+        name=members["name"].text(),
+        type=members["type"].text(["f32", "i32"]),
+        size=size,
+        power=power,
+        fallback=fallback,
     )
 
 
 def _read_visibility(node: Node) -> Visibility:
     members = node.mapping(["first_key", "end_key"])
-    return Visibility(
-        first_key=_read_expression(members["first_key"]), end_key=_read_expression(members["end_key"])
-    )
+    return Visibility(first_key=_read_expression(members["first_key"]), end_key=_read_expression(members["end_key"]))
 
 
 def _read_expression(node: Node) -> Expression:
+    text = node.text()
     try:
-        return parse_expression(node.text())
+        return parse_expression(text)
     except ValueError as error:
         raise node.fault(str(error)) from error
 

@@ -23,8 +23,8 @@ class BlockMask:
 
     Attributes:
         counts: int32 [batch, num_heads, q_blocks], visited blocks of keys; batch and num_heads may be 1 for all.
-        lists: int32 [batch, num_heads, q_blocks, k_blocks, 2]: in ascending order the block of keys, and the number of its
-            bits or -1 where all of it is visible; entries from `counts` on mean nothing.
+        lists: int32 [batch, num_heads, q_blocks, k_blocks, 2]: in ascending order the block of keys, and the number
+            of its bits or -1 where all of it is visible; entries from `counts` on mean nothing.
         bits: int32 [partial blocks, block_q, block_k / 32]: bit b of word w is set where key 32 w + b is visible.
         block_q, block_k: queries and keys of a block.
         seqlen_q, seqlen_k: what the mask was made for.
@@ -55,12 +55,12 @@ class BlockMask:
             raise InputTypeError(f"a dense mask must be a bool tensor, got {found}. Compare, as in mask != 0.")
         if not 2 <= mask.dim() <= 4 or 0 in mask.shape:
             raise UnsupportedInputError(
-                f"a dense mask must be [seqlen_q, seqlen_k] with num_heads, or batch and num_heads, before, none of them "
-                f"0; got {list(mask.shape)}."
+                "a dense mask must be [seqlen_q, seqlen_k] with num_heads, or batch and num_heads, before, none "
+                f"of them 0; got {list(mask.shape)}."
             )
         _check_blocks(block_q, block_k)
         mask = mask.reshape((1,) * (4 - mask.dim()) + tuple(mask.shape))
-        batch, heads, seqlen_q, seqlen_k = mask.shape
+        seqlen_q, seqlen_k = mask.shape[2:]
         q_blocks, k_blocks = -(-seqlen_q // block_q), -(-seqlen_k // block_k)
         padding = (0, k_blocks * block_k - seqlen_k, 0, q_blocks * block_q - seqlen_q)
         # What lies behind the ends is never visible, so it may count as either for a block's kind.
@@ -69,9 +69,7 @@ class BlockMask:
         outside = ~_blocks_of(inside, block_q, block_k)
         is_some = blocks.any(-1).any(-1)
         is_all = (blocks | outside).all(-1).all(-1)
-        return cls._from_blocks(
-            is_some, is_all, lambda where: blocks[where], block_q, block_k, seqlen_q, seqlen_k
-        )
+        return cls._from_blocks(is_some, is_all, lambda where: blocks[where], block_q, block_k, seqlen_q, seqlen_k)
 
     @classmethod
     def from_function(
@@ -157,7 +155,8 @@ class BlockMask:
     @property
     def density(self) -> float:
         """The share of blocks that are visited."""
-        return float(self.counts.sum()) / self.lists[..., 0].numel()
+        num_blocks: int = self.lists[..., 0].numel()
+        return int(self.counts.sum()) / num_blocks
 
     def to(self, device: object) -> BlockMask:
         """Return the mask on a device."""

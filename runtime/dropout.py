@@ -1,7 +1,8 @@
 """The dropout mask of a call, on any device: what the kernels draw, position by position.
 
-Philox 4x32 with 7 rounds, counter (offset + (sequence * num_heads + head) * 32 + lane, row / 16, column / 32), key seed;
-`lane` and the byte of the result are where an mma fragment holds the element, so that kernels draw 16 bytes at a time.
+Philox 4x32 with 7 rounds, counter (offset + (sequence * num_heads + head) * 32 + lane, row / 16, column / 32), key
+seed; `lane` and the byte of the result are where an mma fragment holds the element, so that kernels draw 16 bytes at
+a time.
 Source: FlashAttention-2; Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
 """
 

@@ -16,7 +16,7 @@ from .binding import Binding, lower
 from .devices import CPU_KEY, DeviceKey, OpenDevice, open_emulator, open_gpu
 from .errors import NoKernelError, TableError
 from .launcher import KernelObject, Launcher, LaunchRow, OperationObject, load_launcher
-from .routes import Call, Candidate, candidates, forced_candidate, launch_row, select
+from .routes import Call, Candidate, candidates, feature_names, forced_candidate, launch_row, select
 from .settings import read_settings
 from .table import Table, read_table
 
@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 LOADED, ENVIRONMENT, TUNED, BUILT_IN = "load_table", "KERNELWRIGHT_TABLE", "tuned", "kernels"
 MAX_HEAD_DIM = 512
 """The largest that `gen build` makes a kernel for."""
+WHOLE_HEAD_DIM_V = 256
+"""The largest head_dim_v that one thread block computes; beyond, two share a tile's columns, in multiples of 8 each."""
 
 _MAY_MISS = (ENVIRONMENT, TUNED)
 """Tables that are skipped, with a logged reason, when they are damaged."""
@@ -226,12 +228,14 @@ class Engine:
                 entry=record.entry,
                 threads=record.threads,
                 smem_bytes=record.smem_bytes,
-                constants=tuple({**record.constants, "num_sms": device.facts.num_sms}[name] for name in self.binding.numbers),
+                constants=tuple(
+                    {**record.constants, "num_sms": device.facts.num_sms}[name] for name in self.binding.numbers
+                ),
             )
         return self._kernels[identity]
 
     def kernel_for(self, key: DeviceKey, calls: Sequence[Call]) -> tuple[KernelObject, Mapping[str, bool]]:
-        """Return the kernel that answers the first of equivalent calls that has one, loaded, and the flags of that call.
+        """Return the kernel for the first of equivalent calls that has one, loaded, and the flags of that call.
 
         Raises:
             NoKernelError: if none may.
@@ -276,11 +280,17 @@ class Engine:
         running = {(one.kernel.sm, one.kernel.is_arch_specific) for one in route.choices if one.image}
         sm, is_arch_specific = max(running, default=(device.sm, device.sm == 90))
         arch = f"sm{sm}{'a' if is_arch_specific else ''}"
-        head_dim = call.sizes["head_dim"]
-        if head_dim > MAX_HEAD_DIM:
-            return "\n".join([head, *reasons, f"Kernels are made for head_dim up to {MAX_HEAD_DIM}, not {head_dim}."])
-        add = f"gen build --arch {arch} --head-dim {head_dim} --dtype {call.dtype}"
-        return "\n".join([head, *reasons, "Build one:", add])
+        head_dim, head_dim_v = call.sizes["head_dim"], call.sizes["head_dim_v"]
+        for name, size in (("head_dim", head_dim), ("head_dim_v", head_dim_v)):
+            if size > MAX_HEAD_DIM:
+                return "\n".join([head, *reasons, f"Kernels are made for {name} up to {MAX_HEAD_DIM}, not {size}."])
+        if head_dim_v > WHOLE_HEAD_DIM_V and head_dim_v % 16:
+            limit = f"Kernels are made for head_dim_v in multiples of 16 above {WHOLE_HEAD_DIM_V}, not {head_dim_v}."
+            return "\n".join([head, *reasons, limit])
+        add = ["gen", "build", "--arch", arch, "--head-dim", str(head_dim)]
+        add += ["--head-dim-v", str(head_dim_v)] if head_dim_v != head_dim else []
+        add += ["--dtype", call.dtype, "--features", ",".join(feature_names(call.flags)) or "none"]
+        return "\n".join([head, *reasons, "Build one:", " ".join(add)])
 
     def report(self) -> dict[str, object]:
         """Return the emulator's report on this thread's last launch; empty where there is none."""

@@ -1,7 +1,7 @@
 """Arithmetic in a binding: text such as `ceil_div(seqlen_q, block_m) * num_heads_q`, checked, evaluated, and lowered.
 
-The language is what C++ and Python have in common: names, whole numbers, + - *, and calls of max, min, floor_div (rounds down),
-ceil_div, and choose(condition, a, b): a where the condition is not 0, else b.
+The language is what C++ and Python have in common: names, whole numbers, + - *, and calls of max, min, floor_div
+(rounds down), ceil_div, and choose(condition, a, b): a where the condition is not 0, else b.
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ def _compile(node: ast.expr, text: str, code: list[tuple[str, int | str]]) -> No
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
         name = node.func.id
         if _CALLS.get(name) != len(node.args):
-            raise ValueError(f"{text!r}: {name} with {len(node.args)} arguments is not known; known: {', '.join(_CALLS)}")
+            raise ValueError(
+                f"{text!r}: {name} with {len(node.args)} arguments is not known; known: {', '.join(_CALLS)}"
+            )
         for argument in node.args:
             _compile(argument, text, code)
         code.append((name, 0))

@@ -1,6 +1,7 @@
 """The functions of a dispatch module, with FlashAttention-2's names, order of arguments and defaults.
 
-`flash_attn_func` has a short way for plain calls; all else goes through `Attention.attend`. Semantics: docs/semantics.md.
+`flash_attn_func` has a short way for plain calls; all else goes through `Attention.attend`. Semantics:
+docs/semantics.md.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from .attention import SCALARS, TENSORS, Attention, Result, mark_written
 from .block_mask import BlockMask
 from .errors import InputTypeError, UnsupportedInputError
-from .inputs import MAX_SCALE, check
+from .inputs import HEAD_DIM_STEP, MAX_SCALE, check, plain_tensor
 from .options import NO_WINDOW, Options, Sequences, Window
 from .reference import Attended
 
@@ -62,13 +63,15 @@ def make_functions(attention: Attention) -> dict[str, Callable[..., Any]]:  # An
         The arguments before the star are FlashAttention-2's, the others this project's.
 
         Args:
-            q: [batch, seqlen_q, num_heads_q, head_dim], float16 or bfloat16, any strides.
+            q: [batch, seqlen_q, num_heads_q, head_dim], float16 or bfloat16, any strides. Where head_dim or head_dim_v
+                is no multiple of 8, q, k and v are copied with zeros behind, unless `out` is given.
             k: [batch, seqlen_k, num_heads_kv, head_dim]; num_heads_q is a multiple of num_heads_kv.
             v: [batch, seqlen_k, num_heads_kv, head_dim_v].
             dropout_p: probability of dropping a probability, from 0 to below 1, in steps of 1/256.
             softmax_scale: factor on the scores, positive; None is head_dim ** -0.5.
             causal: query i sees key j when j <= i + seqlen_k - seqlen_q (last query on last key).
-            window_size: (left, right): query i sees keys from i + seqlen_k - seqlen_q - left to ... + right; -1: no limit.
+            window_size: (left, right): query i sees keys from i + seqlen_k - seqlen_q - left to ... + right; -1: no
+                limit.
             softcap: scores become softcap * tanh(scores / softcap), before bias and slopes; 0: they stay.
             alibi_slopes: float32 [num_heads_q] or [batch, num_heads_q]; the score of i and j falls by
                 slope * |i + seqlen_k - seqlen_q - j|.
@@ -83,8 +86,8 @@ def make_functions(attention: Attention) -> dict[str, Callable[..., Any]]:  # An
 
         Returns:
             out, [batch, seqlen_q, num_heads_q, head_dim_v] of q's dtype, with the others asked for. lse is float32
-            [batch, num_heads_q, seqlen_q], natural logarithm. A row that sees no key is 0, its lse -inf; in the lse that comes
-            with `return_attn_probs`, +inf.
+            [batch, num_heads_q, seqlen_q], natural logarithm. A row that sees no key is 0, its lse -inf; in the lse
+            that comes with `return_attn_probs`, +inf.
 
         Raises:
             UnsupportedInputError: if an argument is of a kind that no kernel takes.
@@ -106,7 +109,7 @@ def make_functions(attention: Attention) -> dict[str, Callable[..., Any]]:  # An
                 if return_lse and result is not None:
                     batch, seqlen_q, num_heads, _ = q.shape if q.dim() == 4 else (0, 0, 0, 0)
                     lse = empty((batch, num_heads, seqlen_q), dtype=float32, device=q.device)
-            except (RuntimeError, AttributeError, IndexError):  # a tensor without a shape, or no memory: the long way says what
+            except (RuntimeError, AttributeError, IndexError):  # no shape, or no memory: the long way says what
                 result = None
             launched = result is not None and attention.launch(
                 q, k, v, result, lse, *no_tensors, softmax_scale, *no_scalars, causal, None
@@ -198,7 +201,8 @@ def make_functions(attention: Attention) -> dict[str, Callable[..., Any]]:  # An
         Args:
             q: [total_q, num_heads_q, head_dim]; k, v: [total_k, num_heads_kv, ...].
             cu_seqlens_q, cu_seqlens_k: int32 [batch + 1], prefix sums of the lengths, from 0; a length may be 0.
-            max_seqlen_q, max_seqlen_k: the longest lengths, or more. On a GPU offsets are not looked at before the launch.
+            max_seqlen_q, max_seqlen_k: the longest lengths, or more. On a GPU offsets are not looked at before the
+                launch.
             block_table: paged keys and values, which this module's kernels do not read.
             seqused_k: int32 [batch], how many keys of each sequence are in use; None: all.
             bias: [batch, num_heads_q, max_seqlen_q, max_seqlen_k].
@@ -282,7 +286,7 @@ def make_functions(attention: Attention) -> dict[str, Callable[..., Any]]:  # An
         bias: torch.Tensor | None = None,
         sink: torch.Tensor | None = None,
     ) -> Result:
-        """As `flash_attn_func`, visiting only the blocks of keys in `block_mask` (`BlockMask.from_dense`, `.from_function`).
+        """As `flash_attn_func`, visiting only the blocks of keys in `block_mask` (made by `BlockMask.from_dense`).
 
         A key is seen where the block mask and `causal` and `window_size` all show it.
         """
@@ -323,6 +327,14 @@ def _attend(
 ) -> Result:
     if not isinstance(return_attn_probs, bool):
         raise InputTypeError(f"return_attn_probs must be True or False, got {return_attn_probs!r}.")
+    if out is None:
+        padded, options = _padded(q, k, v, options)
+        if padded is not None:
+            q, k, v_padded = padded
+            found = _attend(attention, q, k, v_padded, options, return_lse, return_attn_probs, None)
+            if isinstance(found, tuple):
+                return found[0][..., : v.shape[-1]], *found[1:]
+            return found[..., : v.shape[-1]]
     if not return_attn_probs:
         return attention.attend(q, k, v, options, return_lse, out)
     if options.dropout_p and options.rng_state is None and isinstance(q, torch.Tensor):
@@ -334,13 +346,33 @@ def _attend(
     return found[0], lse, probs
 
 
+def _padded(q: Any, k: Any, v: Any, options: Options) -> tuple[list[torch.Tensor] | None, Options]:
+    """q, k and v with zeros up to a head_dim that kernels are made for, None where they have one; and the options.
+
+    As FlashAttention-2's functions do; the default softmax_scale is that of the head_dim given.
+    """
+    tensors = (q, k, v)
+    if any(
+        type(one) not in (torch.Tensor, torch.nn.Parameter) or one.dim() < 3 or not one.shape[-1] for one in tensors
+    ):
+        return None, options  # what is wrong is said by those who check
+    missing = [-one.shape[-1] % HEAD_DIM_STEP for one in tensors]
+    if not any(missing):
+        return None, options
+    for name, one in zip("qkv", tensors, strict=True):
+        plain_tensor(name, one)
+    if options.softmax_scale is None:
+        options = replace(options, softmax_scale=q.shape[-1] ** -0.5)
+    return [torch.nn.functional.pad(one, (0, more)) for one, more in zip(tensors, missing, strict=True)], options
+
+
 def _as_flash_attention(
     attention: Attention, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: Options, lse: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """lse as FlashAttention-2 returns it, and its S_dmask, which is empty without dropout.
 
-    There a row without keys has +inf, and a causal kernel leaves the part of ALiBi that is the same for a whole row away.
-    S_dmask holds exp(score - largest of the row), negative where dropped.
+    There a row without keys has +inf, and a causal kernel leaves the part of ALiBi that is the same for a whole row
+    away. S_dmask holds exp(score - largest of the row), negative where dropped.
     """
     with torch.no_grad():
         request = check(q, k, v, options)

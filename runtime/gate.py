@@ -35,7 +35,7 @@ class Verdict:
     """Whether a result passed. Margins are error over allowance: 1 is the limit, smaller is better.
 
     Attributes:
-        fused_error: the largest error of torch's fused attention on the same inputs; infinite where it has no such attention.
+        fused_error: the largest error of torch's fused attention on the same inputs; infinite where it has none such.
         worst_row: (batch, query, head) with the largest row margin.
         fault: what failed, in words; "" if nothing did.
     """

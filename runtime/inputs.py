@@ -20,6 +20,7 @@ DTYPES = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 MAX_SCALE = (2 - 2**-23) * 2.0**127 * math.log(2)
 """Kernels fold log2(e) into softmax_scale: the product must be a finite float32."""
 
+HEAD_DIM_STEP = 8  # elements of 2 bytes: rows begin 16-byte aligned
 ALIGNMENT = 16  # bytes a tensor's first element is aligned to; and 8 elements of 2 bytes for its strides
 
 _DLPACK_CODES = {
@@ -87,8 +88,6 @@ def check(q: object, k: object, v: object, options: Options, out: object = None)
     resolved = {name: tensor.resolve_neg() for name, tensor in tensors.items()}
     batch, seqlen_q, num_heads_q, head_dim = resolved["q"].shape
     _, seqlen_k, num_heads_kv, head_dim_v = resolved["v"].shape
-    if sequences is not None:
-        check_offsets(sequences, seqlen_q, seqlen_k)
     shape = CallShape(
         num_seqs=batch if sequences is None else sequences.num_seqs,
         num_heads_q=num_heads_q,
@@ -98,6 +97,8 @@ def check(q: object, k: object, v: object, options: Options, out: object = None)
         device=resolved["q"].device,
     )
     lowered = lower_options(options, shape)
+    if sequences is not None:
+        check_offsets(sequences, seqlen_q, seqlen_k)
     sizes = {
         "batch": batch,
         "seqlen_q": seqlen_q,
@@ -239,11 +240,12 @@ def _check_shapes(tensors: dict[str, torch.Tensor]) -> None:
     for name, size in (("head_dim", q[3]), ("head_dim of v", v[3])):
         if size == 0:
             raise UnsupportedInputError(f"{name} must be a multiple of 8, got 0: {found}. There is nothing to compute.")
-        if size % 8:
+        if size % HEAD_DIM_STEP:
             raise UnsupportedInputError(
-                f"{name} must be a multiple of 8, got {size}: {found}. Pad q, k and v with zeros to "
-                f"{-(-size // 8) * 8} (torch.nn.functional.pad), pass softmax_scale={size} ** -0.5, "
-                "and cut the result."
+                f"{name} must be a multiple of {HEAD_DIM_STEP} where `out` is given, got {size}: {found}. Leave `out` "
+                "away, which pads and cuts, or pad q, k and v with zeros to "
+                f"{-(-size // HEAD_DIM_STEP) * HEAD_DIM_STEP} (torch.nn.functional.pad) and pass "
+                f"softmax_scale={q[3]} ** -0.5."
             )
 
 

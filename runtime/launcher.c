@@ -817,8 +817,8 @@ static int parse_tensor(const Operation *op, PyObject *object, TensorSpec *spec)
     if (!PyArg_ParseTuple(object, "O!ippi", &PyTuple_Type, &dims, &spec->dtype, &writes, &optional, &spec->layout)) return -1;
     spec->writes = writes, spec->optional = optional;
     spec->ndim = (int)PyTuple_Size(dims);
-    if (spec->ndim < 1 || spec->ndim > kMaxDims) {
-        PyErr_SetString(PyExc_ValueError, "a tensor of the binding has too few or too many dimensions");
+    if (spec->ndim < 1 || spec->ndim > kMaxDims || spec->layout < kLayoutRows || spec->layout > kLayoutAny) {
+        PyErr_SetString(PyExc_ValueError, "a tensor of the binding has an unknown layout, too few or too many dimensions");
         return -1;
     }
     for (int d = 0; d < spec->ndim; d++) {
@@ -956,7 +956,8 @@ static void Operation_dealloc(PyObject *object) {
     Operation *self = (Operation *)object;
     PyTypeObject *type = Py_TYPE(object);
     for (int i = 0; i < self->num_devices; i++) free_device(self->devices[i]);
-    for (int i = 0; i < self->num_fields; i++) free(self->fields[i].term.code);
+    /* One more than was read: the field that was refused. */
+    for (int i = 0; self->fields && i <= self->num_fields; i++) free(self->fields[i].term.code);
     free(self->fields);
     for (int axis = 0; axis < 3; axis++) free(self->grid[axis].code);
     PyObject_Free(object);
@@ -1156,6 +1157,8 @@ static PyObject *Operation_clear_devices(PyObject *object, PyObject *unused) {
 static bool layout_fits(const TensorSpec *spec, TensorView *view) {
     int last = view->ndim - 1;
     uintptr_t element = (uintptr_t)(view->dtype & 255) / 8;
+    for (int d = 0; d <= last; d++)
+        if (view->strides[d] < 0) return false;
     if (spec->layout == kLayoutAny) return ((uintptr_t)view->data & (element - 1)) == 0;
     if (spec->layout == kLayoutDense) {
         int64_t expected = 1;
@@ -1168,7 +1171,7 @@ static bool layout_fits(const TensorSpec *spec, TensorView *view) {
     if (view->strides[last] != 1 && view->shape[last] != 1) return false;
     for (int d = 0; d < last; d++) {
         if (view->shape[d] == 1) view->strides[d] = 0;
-        if (view->strides[d] < 0 || view->strides[d] % 8 != 0) return false;
+        if (view->strides[d] % 8 != 0) return false;
     }
     view->strides[last] = 1;
     return ((uintptr_t)view->data & 15) == 0;
@@ -1236,7 +1239,10 @@ static int read_scalars(const Operation *op, PyObject *const *args, Call *call) 
         } else {
             return 0;
         }
-        if (spec->is_whole) continue; /* pack_parameters looks at its range */
+        if (spec->is_whole) { /* pack_parameters looks at its range; beyond this one a double holds no whole number */
+            if (fabs(call->scalars[i]) > 9007199254740992.0) return 0;
+            continue;
+        }
         float number = (float)call->scalars[i];
         if (!isfinite(number) || (number == 0 && call->scalars[i] != 0)) return 0;
     }

@@ -1,7 +1,7 @@
 """What a call of attention asks beside q, k and v: masks, changes of scores, dropout, sequences of different lengths.
 
-Every option is checked here, each fault in its own words, and turned into what a launch takes: flags that choose a kernel,
-tensors and numbers by the binding's names. Semantics: docs/semantics.md.
+Every option is checked here, each fault in its own words, and turned into what a launch takes: flags that choose a
+kernel, tensors and numbers by the binding's names. Semantics: docs/semantics.md.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KEEP_LEVELS = 255  # dropout compares a byte
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sequences:
-    """Sequences that lie one after another: q is [total_q, num_heads_q, head_dim], k and v [total_k, num_heads_kv, ...].
+    """Sequences that lie one after another: q [total_q, num_heads_q, head_dim], k and v [total_k, num_heads_kv, ...].
 
     Attributes:
         cu_seqlens_q, cu_seqlens_k: int32 [num_seqs + 1], where each begins; the last is the end.
@@ -171,7 +171,9 @@ def _tensor(name: str, value: object, shape: CallShape) -> torch.Tensor:
         raise InputTypeError(f"{name} must be a plain torch.Tensor, got {type(value).__name__}.")
     assert isinstance(value, torch.Tensor)
     if value.device != shape.device:
-        raise UnsupportedInputError(f"{name} must be on {shape.device} like q, got {value.device}. Move it with .to(device).")
+        raise UnsupportedInputError(
+            f"{name} must be on {shape.device} like q, got {value.device}. Move it with .to(device)."
+        )
     if torch.is_grad_enabled() and value.requires_grad:
         raise UnsupportedInputError(
             f"{name} requires a gradient, and this module has no backward kernel. Call it under torch.no_grad()."
@@ -230,7 +232,9 @@ def _dropout(
         state = torch.randint(0, 2**62, (2,), dtype=torch.int64, device=shape.device)
     state = _tensor("rng_state", state, shape)
     if state.dtype != torch.int64 or tuple(state.shape) != (2,):
-        raise InputTypeError(f"rng_state must be an int64 tensor (seed, offset), got {state.dtype} {list(state.shape)}.")
+        raise InputTypeError(
+            f"rng_state must be an int64 tensor (seed, offset), got {state.dtype} {list(state.shape)}."
+        )
     tensors["rng_state"] = state.contiguous()
     scalars["keep_threshold"] = math.floor(KEEP_LEVELS * (1 - p))
     scalars["keep_scale"] = 1 / (1 - p)
@@ -258,7 +262,8 @@ def _sequences(given: Sequences, shape: CallShape) -> dict[str, torch.Tensor]:
         used = _tensor("seqused_k", given.seqused_k, shape)
         if used.dtype != torch.int32 or tuple(used.shape) != (shape.num_seqs,):
             raise InputTypeError(
-                f"seqused_k must be an int32 tensor [batch], that is [{shape.num_seqs}], got {used.dtype} {list(used.shape)}."
+                f"seqused_k must be an int32 tensor [batch], that is [{shape.num_seqs}], got {used.dtype} "
+                f"{list(used.shape)}."
             )
         found["seqused_k"] = used.contiguous()
     return found
@@ -288,7 +293,8 @@ def check_offsets(given: Sequences, total_q: int, total_k: int) -> None:
         have = given.cu_seqlens_k.diff()
         if bool(((used < 0) | (used > have)).any()):
             raise UnsupportedInputError(
-                f"seqused_k must be from 0 to each sequence's length {_shown(have.tolist())}, got {_shown(used.tolist())}."
+                f"seqused_k must be from 0 to each sequence's length {_shown(have.tolist())}, "
+                f"got {_shown(used.tolist())}."
             )
 
 
@@ -298,7 +304,9 @@ def _shown(values: list[int]) -> str:
 
 def _blocks(mask: BlockMask, shape: CallShape) -> dict[str, torch.Tensor]:
     if not isinstance(mask, BlockMask):
-        raise InputTypeError(f"block_mask must be a BlockMask, got {type(mask).__name__}. Make one with BlockMask.from_dense.")
+        raise InputTypeError(
+            f"block_mask must be a BlockMask, got {type(mask).__name__}. Make one with BlockMask.from_dense."
+        )
     if (mask.seqlen_q, mask.seqlen_k) != (shape.max_seqlen_q, shape.max_seqlen_k):
         raise UnsupportedInputError(
             f"block_mask is for seqlen {mask.seqlen_q} x {mask.seqlen_k}, the call has "
@@ -307,8 +315,8 @@ def _blocks(mask: BlockMask, shape: CallShape) -> dict[str, torch.Tensor]:
     batch, heads = mask.counts.shape[:2]
     if batch not in (1, shape.num_seqs) or heads not in (1, shape.num_heads_q):
         raise UnsupportedInputError(
-            f"block_mask is for batch {batch} and {heads} heads, the call has {shape.num_seqs} and {shape.num_heads_q}; "
-            "either may be 1."
+            f"block_mask is for batch {batch} and {heads} heads, the call has {shape.num_seqs} and "
+            f"{shape.num_heads_q}; either of the mask's may be 1."
         )
     for name in ("counts", "lists", "bits"):
         _tensor(f"block_mask.{name}", getattr(mask, name), shape)

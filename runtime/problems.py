@@ -17,7 +17,7 @@ from .options import Options, Sequences
 
 Layout = Literal["plain", "heads_first", "padded_heads", "expanded"]
 Kind = Literal["random", "needle"]
-Shared = Literal["", "all", "heads", "batch"]  # not there; one for all; one for each head; one for each batch entry and head
+Shared = Literal["", "all", "heads", "batch"]  # absent; one for all; for each head; for each batch entry and head
 TORCH_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 GUARD = 256  # elements of NaN before and after; a multiple of 8, which keeps 16-byte alignment
 NEEDLE_BITS = 12  # bits of a key's index that V encodes
@@ -27,9 +27,9 @@ NEEDLE_BITS = 12  # bits of a key's index that V encodes
 class Problem:
     """Inputs of one check. `layout` is that of q, k and v in memory; `softmax_scale` None is the default.
 
-    `head_dim_v` 0 is head_dim. `lengths`: (queries, keys) of sequences that lie one after another, the longest seqlen_q and
-    seqlen_k; none for a plain batch. `is_partly_used`: their last keys are not in use. `block` is (queries, keys) of a block
-    mask's blocks, (0, 0) for none.
+    `head_dim_v` 0 is head_dim. `lengths`: (queries, keys) of sequences that lie one after another, the longest
+    seqlen_q and seqlen_k; none for a plain batch. `is_partly_used`: their last keys are not in use. `block` is
+    (queries, keys) of a block mask's blocks, (0, 0) for none.
     """
 
     seqlen_q: int
@@ -83,15 +83,33 @@ def problems_for(
     problem: Mapping[str, object], schedule: Mapping[str, object], count: int, seed: int, *, only_random: bool = False
 ) -> list[Problem]:
     """Return `count` problems for a kernel: the telling ones first (unless `only_random`), then random ones."""
-    block_m = int(str(schedule.get("block_m", 128)))
-    block_n = int(str(schedule.get("block_n", 64)))
+    block_m, block_n = _tile(schedule)
     num_stages = int(str(schedule.get("num_stages", 2)))
     generator = random.Random(seed)
     drawn = _drawn(block_m, block_n, generator)
     chosen = [] if only_random else [*_telling(block_m, block_n, num_stages * block_n)][:count]
     chosen += [next(drawn) for _ in range(count - len(chosen))]
+    return _with_features(problem, chosen, (block_m, block_n), generator)
+
+
+def problems_of(
+    problem: Mapping[str, object], schedule: Mapping[str, object], sizes: Sequence[Mapping[str, object]], seed: int
+) -> list[Problem]:
+    """Return problems of these sizes for a kernel, each with what its features ask besides."""
+    return _with_features(problem, sizes, _tile(schedule), random.Random(seed))
+
+
+def _tile(schedule: Mapping[str, object]) -> tuple[int, int]:
+    return int(str(schedule.get("block_m", 128))), int(str(schedule.get("block_n", 64)))
+
+
+def _with_features(
+    problem: Mapping[str, object],
+    chosen: Sequence[Mapping[str, object]],
+    tiles: tuple[int, int],
+    generator: random.Random,
+) -> list[Problem]:
     kernel = {"dtype": str(problem["dtype"]), "head_dim": problem["head_dim"], "head_dim_v": problem["head_dim_v"]}
-    tiles = block_m, block_n
     return [
         Problem(**{**kernel, **one, **_features(problem, one, tiles, index, generator)})  # type: ignore[arg-type]
         for index, one in enumerate(chosen)
@@ -99,7 +117,11 @@ def problems_for(
 
 
 def _features(
-    problem: Mapping[str, object], sizes: Mapping[str, object], tiles: tuple[int, int], index: int, generator: random.Random
+    problem: Mapping[str, object],
+    sizes: Mapping[str, object],
+    tiles: tuple[int, int],
+    index: int,
+    generator: random.Random,
 ) -> dict[str, object]:
     """What a kernel of these features is asked besides, so that over a few problems each appears in its forms."""
     seqlen_q, seqlen_k = int(str(sizes["seqlen_q"])), int(str(sizes["seqlen_k"]))
@@ -137,7 +159,11 @@ def _features(
 
 
 def _may_be_needle(features: Mapping[str, object]) -> bool:
-    return not any(features.get(name) for name in ("dropout_p", "softcap", "lengths")) and "block" not in features and "window" not in features
+    return (
+        not any(features.get(name) for name in ("dropout_p", "softcap", "lengths"))
+        and "block" not in features
+        and "window" not in features
+    )
 
 
 def _telling(block_m: int, block_n: int, ring: int) -> Iterator[dict[str, object]]:
@@ -292,7 +318,9 @@ def _options(problem: Problem, num_heads: int, generator: torch.Generator, devic
     if problem.lengths:
         q_lengths, k_lengths = (torch.tensor([one[side] for one in problem.lengths]) for side in (0, 1))
         used = (k_lengths * 3 // 4).to(torch.int32).to(device) if problem.is_partly_used else None
-        offsets = [torch.nn.functional.pad(one.cumsum(0), (1, 0)).to(torch.int32).to(device) for one in (q_lengths, k_lengths)]
+        offsets = [
+            torch.nn.functional.pad(one.cumsum(0), (1, 0)).to(torch.int32).to(device) for one in (q_lengths, k_lengths)
+        ]
         sequences = Sequences(
             cu_seqlens_q=offsets[0],
             cu_seqlens_k=offsets[1],
@@ -321,7 +349,9 @@ def _block_mask(problem: Problem, batch: int, num_heads: int, generator: torch.G
     block_q, block_k = problem.block
     rows, columns = -(-problem.seqlen_q // block_q), -(-problem.seqlen_k // block_k)
     kind = torch.randint(0, 3, (batch, num_heads, rows, columns), generator=generator)
-    spread = kind.repeat_interleave(block_q, 2).repeat_interleave(block_k, 3)[:, :, : problem.seqlen_q, : problem.seqlen_k]
+    spread = kind.repeat_interleave(block_q, 2).repeat_interleave(block_k, 3)[
+        :, :, : problem.seqlen_q, : problem.seqlen_k
+    ]
     some = torch.rand(spread.shape, generator=generator) < 0.5
     some &= (torch.rand(spread.shape[:3], generator=generator) < 0.9)[..., None]
     return BlockMask.from_dense((spread == 2) | ((spread == 1) & some), block_q, block_k)

@@ -1,7 +1,7 @@
 """What attention is: in float64, and (`pt`) as plain torch computes it at the kernel's own dtype.
 
-Both work sequence by sequence in chunks of query rows, on the CPU. What a query sees comes from the binding's visibility,
-as the kernels' loops do. Semantics: docs/semantics.md.
+Both work sequence by sequence in chunks of query rows, on the CPU. What a query sees comes from the binding's
+visibility, as the kernels' loops do. Semantics: docs/semantics.md.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Attended:
         return scores.masked_fill(~seen, -torch.inf), seen
 
     def kept(self, number: int, seqlen_q: int, seqlen_k: int, rows: slice) -> torch.Tensor | None:
-        """Return what dropout keeps of some rows of a sequence, bool [num_heads, rows, seqlen_k]; None without dropout."""
+        """Return what dropout keeps of some rows, bool [num_heads, rows, seqlen_k]; None without dropout."""
         if "rng_state" not in self.extra:
             return None
         state = self.extra["rng_state"].clone()
@@ -154,7 +154,7 @@ def reference(attended: Attended) -> Reference:
 
 
 def pt(attended: Attended) -> torch.Tensor:
-    """Return attention by plain torch, every step rounded to the dtype of q; k is scaled, as FlashAttention's tests do."""
+    """Return attention by plain torch, every step rounded to q's dtype; k is scaled, as FlashAttention's tests do."""
     k, v = _grouped(attended)
     q, k = attended.q, k * attended.scale
     out = torch.zeros(*q.shape[:3], v.shape[3], dtype=q.dtype)

@@ -122,6 +122,12 @@ def launch_row(candidate: Candidate, binding: Binding, kernel: KernelObject) -> 
     )
 
 
+def feature_names(flags: Mapping[str, object], besides: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the flags that are set by the names that `gen build --features` takes, in order."""
+    chosen = [name for name, value in flags.items() if value is True and name not in besides]
+    return tuple(name.partition("_")[2].removeprefix("block_") for name in chosen)
+
+
 def flag_bits(binding: Binding, flags: Mapping[str, bool]) -> int:
     """Return the flags of a call as bits, in the binding's order."""
     return sum(int(flags[name]) << index for index, name in enumerate(binding.flags))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
@@ -13,8 +14,8 @@ from .engine import Engine, reasons_against
 from .errors import InputTypeError, NoKernelError, UnsupportedInputError
 from .inputs import Request, calls_of, check
 from .options import Options
-from .routes import select
-from .table import NO_BOUND, KernelRecord
+from .routes import feature_names, select
+from .table import NO_BOUND, DeviceFacts, KernelRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +27,10 @@ class Supported:
     sm: int
     dtype: str
     head_dim: int
+    head_dim_v: int
     is_causal: bool
+    is_local: bool
+    features: tuple[str, ...]
     registers: int
     smem_bytes: int
     verified: tuple[str, ...]
@@ -34,7 +38,7 @@ class Supported:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Support:
-    """The kernels of a module; as text a matrix of architecture, dtype, head_dim and mask."""
+    """The kernels of a module; as text a matrix of architecture, dtype, head_dim, mask and other features."""
 
     module: str
     kernels: tuple[Supported, ...]
@@ -44,14 +48,16 @@ class Support:
         return asdict(self)
 
     def __str__(self) -> str:
-        cells: dict[tuple[int, str, int], dict[bool, int]] = {}
+        cells: dict[tuple[int, str, int, int, tuple[str, ...]], Counter[str]] = {}
         for one in self.kernels:
-            cell = cells.setdefault((one.sm, one.dtype, one.head_dim), {False: 0, True: 0})
-            cell[one.is_causal] += 1
-        lines = [f"{self.module}: flash_attn_func, forward", "", "arch  dtype  head_dim  full  causal  (kernels)"]
-        for (sm, dtype, head_dim), cell in sorted(cells.items()):
-            full, causal = (str(cell[flag] or "-") for flag in (False, True))
-            lines.append(f"sm{sm:<4}{dtype:<7}{head_dim:>8}{full:>6}{causal:>8}")
+            mask = "causal" if one.is_causal else "local" if one.is_local else "full"
+            cells.setdefault((one.sm, one.dtype, one.head_dim, one.head_dim_v, one.features), Counter())[mask] += 1
+        lines = [f"{self.module}: forward", "", "arch  dtype  head_dim  full  causal   local  with (kernels)"]
+        for (sm, dtype, head_dim, head_dim_v, features), cell in sorted(cells.items()):
+            full, causal, local = (str(cell[mask] or "-") for mask in ("full", "causal", "local"))
+            dims = str(head_dim) if head_dim == head_dim_v else f"{head_dim},{head_dim_v}"
+            row = f"sm{sm:<4}{dtype:<7}{dims:>8}{full:>6}{causal:>8}{local:>8}  {' '.join(features)}"
+            lines.append(row.rstrip())
         lines += ["", "kernel, table, registers, shared memory, verified"]
         for one in self.kernels:
             verified = "; ".join(one.verified) or "not verified"
@@ -79,7 +85,10 @@ def _supported(kernel: KernelRecord, origin: str) -> Supported:
         sm=kernel.sm,
         dtype=kernel.dtype,
         head_dim=int(str(kernel.problem["head_dim"])),
+        head_dim_v=int(str(kernel.problem["head_dim_v"])),
         is_causal=bool(kernel.problem["is_causal"]),
+        is_local=bool(kernel.problem["is_local"]),
+        features=feature_names(kernel.problem, besides=("is_causal", "is_local")),
         registers=kernel.registers,
         smem_bytes=kernel.smem_bytes,
         verified=tuple(_verification(one) for one in kernel.verified),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,10 @@ Value = int | bool
 Point = tuple[Value, ...]
 """Values of the schedule's fields, in the order of `FIELDS`."""
 
-FIELDS: tuple[str, ...] = tuple(field.name for field in fields(ForwardSchedule))
+FIELDS: tuple[str, ...] = tuple(field.name for field in fields(ForwardSchedule) if field.default is MISSING)
+"""What a space varies; the other fields of a schedule keep their defaults, as the model knows nothing of them."""
+
+_PROBLEM = ("dtype", "head_dim", "is_causal")  # features and head_dim_v too are nothing that the model knows
 _BOOLEAN = {field.name for field in fields(ForwardSchedule) if field.type == "bool"}
 
 
@@ -103,7 +106,7 @@ def _arch(node: Node) -> int:
 
 
 def _problem(node: Node) -> ForwardProblem:
-    row = node.mapping([field.name for field in fields(ForwardProblem)])
+    row = node.mapping(_PROBLEM)
     try:
         return ForwardProblem(
             dtype="bf16" if row["dtype"].text(DTYPES) == "bf16" else "fp16",

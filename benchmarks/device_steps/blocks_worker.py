@@ -27,7 +27,7 @@ def count(*, module_dir: str, names: list[str], shape: Json, seed: int) -> Json:
     for name in names:
         try:
             with module.force_variant(name), torch.no_grad():
-                module.flash_attn_func(q, k, v, None, problem.is_causal)
+                module.flash_attn_func(q, k, v, causal=problem.is_causal)
             counters[name] = module.last_report()["counters"]
         except Exception as error:
             reasons[name] = describe(error)
@@ -46,7 +46,7 @@ def measure(*, module_dir: str, device: str, names: list[str], shape: Json, seed
     def forced(name: str) -> Callable[[], object]:
         def call() -> object:
             with module.force_variant(name), torch.no_grad():
-                return module.flash_attn_func(q, k, v, None, problem.is_causal, False, out)
+                return module.flash_attn_func(q, k, v, causal=problem.is_causal, out=out)
 
         return call
 

@@ -39,18 +39,18 @@ def check(
         results = one.results
     else:
         record = _record(module, variant)
-        make, block_n = part_of(module, "problems").Problem, int(record.schedule["block_n"])
-        common = {name: record.problem[name] for name in ("dtype", "head_dim", "is_causal")}
+        block_n = int(record.schedule["block_n"])
+        asked = part_of(module, "problems").problems_of(record.problem, record.schedule, LARGE, seed)
         with module.force_variant(variant):
             results = [
                 checker.check_problem(
                     module._module,
-                    make(**common, **shape),
+                    problem,
                     block_n=block_n,
                     seed=seed + 1000 + index,
                     device=torch.device(device),
                 )
-                for index, shape in enumerate(LARGE)
+                for index, problem in enumerate(asked)
             ]
     verdicts = [one.verdict for one in results if one.verdict is not None]
     faults = [f"{one.problem}: {one.fault}" for one in results if one.fault]
@@ -117,12 +117,14 @@ def _run(module: Any, variant: str, problem: Any, seed: int, device: str) -> dic
     problems = part_of(module, "problems")
     block_n = int(_record(module, variant).schedule["block_n"])
     place = torch.device(device)
-    q, k, v = problems.make_inputs(problem, block_n, seed, place)
-    out = problems.guarded(tuple(q.shape), problems.TORCH_DTYPES[problem.dtype], place).tensor
-    lse = problems.guarded((q.shape[0], q.shape[2], q.shape[1]), torch.float32, place).tensor
+    made = problems.make_inputs(problem, block_n, seed, place)
     attend = module._module.attention.attend
     with module.force_variant(variant), torch.no_grad():
-        attend(q, k, v, problem.softmax_scale, problem.is_causal, True, out, lse)
+        request = part_of(module, "inputs").check(made.q, made.k, made.v, made.options)
+        out = problems.guarded(request.out_shape, problems.TORCH_DTYPES[problem.dtype], place).tensor
+        lse = problems.guarded(request.lse_shape, torch.float32, place).tensor
+        written = out if made.options.sequences is None else out.squeeze(0)
+        attend(made.q, made.k, made.v, made.options, True, written, lse)
     if device == "cuda":
         torch.cuda.synchronize()
     return {"out": out, "lse": lse}
@@ -140,11 +142,11 @@ def _repeat_problem(module: Any, variant: str) -> Any:  # Any: as above
 
 def _problem(module: Any, variant: str, *, rows: int, keys: int) -> Any:  # Any: as above
     record = _record(module, variant)
-    common = {name: record.problem[name] for name in ("dtype", "head_dim", "is_causal")}
     schedule = record.schedule
-    return part_of(module, "problems").Problem(
-        **common,
-        seqlen_q=rows * int(schedule["block_m"]) + 3,
-        seqlen_k=keys * int(schedule["block_n"]) + 5,
-        group=2,
-    )
+    sizes = {
+        "seqlen_q": rows * int(schedule["block_m"]) + 3,
+        "seqlen_k": keys * int(schedule["block_n"]) + 5,
+        "group": 2,
+    }
+    (one,) = part_of(module, "problems").problems_of(record.problem, schedule, [sizes], 0)
+    return one

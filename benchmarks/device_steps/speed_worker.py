@@ -61,7 +61,7 @@ def measure(*, module_dir: str, device: str, shape: Json, names: list[str], seed
         if results[name].get("wrong"):
             del calls[name]
     if OURS in calls:
-        results[OURS]["variant"] = load_module(module_dir).explain(*qkv, None, problem.is_causal).variant
+        results[OURS]["variant"] = load_module(module_dir).explain(*qkv, causal=problem.is_causal).variant
     del reference
     _free(device)
     answer: Json = {"results": results, "state_before": _state(device), "state_after": None}
@@ -123,7 +123,7 @@ def peak_memory(*, module_dir: str, device: str, shape: Json, name: str, seed: i
             call = _prepare(name, module_dir, qkv, is_causal=problem.is_causal)
             if name == OURS:  # prepared with a result of its own, which here is part of what a call needs
                 module = load_module(module_dir)
-                call = lambda: module.flash_attn_func(*qkv, None, problem.is_causal)  # noqa: E731
+                call = lambda: module.flash_attn_func(*qkv, causal=problem.is_causal)  # noqa: E731
             torch.cuda.synchronize()
             torch.cuda.empty_cache()
             before = torch.cuda.memory_allocated()
@@ -147,7 +147,7 @@ def _ours(module_dir: str) -> Peer:
     def prepare(qkv: Tensors, is_causal: bool) -> Attention:
         q, k, v = qkv
         out = torch.empty_like(q)
-        call: Attention = lambda: module.flash_attn_func(q, k, v, None, is_causal, False, out)  # noqa: E731
+        call: Attention = lambda: module.flash_attn_func(q, k, v, causal=is_causal, out=out)  # noqa: E731
         try:
             call()  # loads the kernel, which may not happen in a capture
         except no_kernel as error:

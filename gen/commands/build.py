@@ -147,8 +147,12 @@ def _info(args: argparse.Namespace, plan: BuildPlan, name: str, toolchain: Toolc
     command = ["gen", "build", "--arch", ",".join(f"sm{sm}" for sm in plan.sms), "--profile", plan.profile]
     if args.head_dim:
         command += ["--head-dim", *map(str, args.head_dim)]
+    if args.head_dim_v:
+        command += ["--head-dim-v", str(args.head_dim_v)]
     if args.dtype:
         command += ["--dtype", *args.dtype]
+    if args.features:
+        command += ["--features", args.features]
     command += ["--name", name, *(["--lineinfo"] if args.lineinfo else [])]
     return {
         "archs": [f"sm{sm}" for sm in plan.sms],
@@ -201,14 +205,21 @@ def _print_summary(module: Path, built: list[BuiltKernel], changed: bool, wheel:
     size = sum(len(kernel.cubin) + len(kernel.ptx) for kernel in built)
     state = "" if changed else ", unchanged"
     print(f"{module}{os.sep}: {len(built)} kernels, {size / 2**20:.1f} MiB, {wall_s:.1f} s{state}")
-    problem = built[0].variant.problem
+    # A call without features, where there is a kernel for one; others are listed by support().
+    plain = [one.variant.problem for one in built if set(one.variant.problem.features) <= {"causal"}]
+    plain = [one for one in plain if one.head_dim == one.head_dim_v]
+    problem = (plain or [built[0].variant.problem])[0]
     dtype = {"fp16": "float16", "bf16": "bfloat16"}[problem.dtype]
     where = "" if wheel else f"import sys; sys.path.insert(0, {str(module.parent.absolute())!r})\n    "
     print(
         f"\nUse it, from Python:\n\n"
         f"    {where}import torch, {module.name}\n"
-        f'    q = k = v = torch.randn(1, 1024, 8, {problem.head_dim}, dtype=torch.{dtype}, device="cuda")\n'
-        f"    out = {module.name}.flash_attn_func(q, k, v, causal={problem.is_causal})\n"
+        + (
+            f'    q = k = v = torch.randn(1, 1024, 8, {problem.head_dim}, dtype=torch.{dtype}, device="cuda")\n'
+            f"    out = {module.name}.flash_attn_func(q, k, v, causal={problem.is_causal})\n"
+            if plain
+            else f"    {module.name}.support()  # what its kernels compute\n"
+        )
     )
     if wheel:
         print(f"Installed from {wheel}. Remove it with: pip uninstall {module.name}")

@@ -29,14 +29,21 @@ def add_plan_arguments(parser: argparse.ArgumentParser, *, arch_required: bool) 
     )
     parser.add_argument("--profile", default="default", metavar="NAME|FILE", help="which problems (default: default)")
     parser.add_argument("--head-dim", type=int, nargs="+", metavar="N", help="these head dimensions, not the profile's")
+    parser.add_argument("--head-dim-v", type=int, metavar="N", help="head dimension of v and the result, if another")
     parser.add_argument("--dtype", nargs="+", metavar="DTYPE", help="these of fp16 and bf16, not the profile's")
+    parser.add_argument(
+        "--features",
+        metavar="NAME[,NAME...]",
+        help="what each kernel computes, not what the profile says: none, or any of causal, local, varlen, softcap, "
+        "alibi, bias, dropout, sparse",
+    )
 
 
 def plan_from(args: argparse.Namespace) -> BuildPlan:
     """Make the plan that the options ask for.
 
     Raises:
-        UsageError: if an architecture, profile, head dimension or dtype does not exist.
+        UsageError: if an architecture, profile, head dimension, dtype or feature does not exist.
         ConfigError: if the profile's file has a fault.
     """
     from kernelwright.gen.devices import SUPPORTED_SMS
@@ -52,7 +59,8 @@ def plan_from(args: argparse.Namespace) -> BuildPlan:
             raise UsageError(str(error)) from error
         raise
     try:
-        return make_plan(profile.restricted(args.head_dim, _dtypes(args.dtype)), sms)
+        chosen = profile.restricted(args.head_dim, _dtypes(args.dtype), args.head_dim_v, _features(args.features))
+        return make_plan(chosen, sms)
     except SpecError as error:
         raise UsageError(str(error)) from error
 
@@ -148,6 +156,17 @@ def _dtypes(names: list[str] | None) -> list[Dtype] | None:
     if unknown:
         raise UsageError(f"dtype {unknown[0]!r}: unknown; known: {', '.join(DTYPES)}")
     return [dtype for dtype in DTYPES if dtype in names]
+
+
+def _features(text: str | None) -> list[str] | None:
+    if text is None:
+        return None
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if not names or ("none" in names and len(names) > 1):
+        raise UsageError(
+            f"--features {text!r} names no feature, or none among others; for none at all: --features none"
+        )
+    return [] if names == ["none"] else names
 
 
 def _native_archs() -> list[int]:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from kernelwright.gen.commands import emulated
+from kernelwright.gen.devices import reference_device
 from kernelwright.gen.redundant_syncs import RedundantSync, redundant_syncs
 from kernelwright.gen.spec import Variant
 
@@ -119,7 +120,7 @@ def shipped_kernels(module: Any, names: Sequence[str]) -> list[Shipped]:  # Any:
                     entry=record.entry,
                     threads=record.threads,
                     smem_bytes=record.smem_bytes,
-                    constants=record.constants,
+                    constants={**record.constants, "num_sms": reference_device(record.sm).num_sms},
                     binding=plain["operations"][record.operation],
                 ),
                 variant=Variant.from_dict({key: entry[key] for key in ("sm", "problem", "schedule")}),
@@ -129,9 +130,14 @@ def shipped_kernels(module: Any, names: Sequence[str]) -> list[Shipped]:  # Any:
 
 def make_case(runtime: str, problem: Any, *, block_n: int, seed: int) -> Case:
     """Return a problem's inputs as the check of the module makes them; `runtime` is its package of shipped code."""
-    q, k, v = importlib.import_module(f"{runtime}.problems").make_inputs(problem, block_n, seed, "cpu")
+    made = importlib.import_module(f"{runtime}.problems").make_inputs(problem, block_n, seed, "cpu")
+    request = importlib.import_module(f"{runtime}.inputs").check(made.q, made.k, made.v, made.options)
     scale = problem.softmax_scale if problem.softmax_scale is not None else problem.head_dim**-0.5
-    return Case(label=str(problem), inputs={"q": q, "k": k, "v": v}, scalars={"softmax_scale": scale})
+    return Case(
+        label=str(problem),
+        inputs={"q": request.q, "k": request.k, "v": request.v, **request.lowered.tensors},
+        scalars={"softmax_scale": scale, **request.lowered.scalars},
+    )
 
 
 def telling_cases(runtime: str, variant: Variant, seed: int) -> list[Case]:
@@ -159,21 +165,11 @@ def ring_cases(runtime: str, variant: Variant, seed: int) -> list[Case]:
 
 def _plain_cases(runtime: str, variant: Variant, sizes: Sequence[tuple[int, int]], seed: int) -> list[Case]:
     problems = importlib.import_module(f"{runtime}.problems")
-    problem = variant.problem
+    rows = [{"seqlen_q": seqlen_q, "seqlen_k": seqlen_k} for seqlen_q, seqlen_k in sizes]
+    found = problems.problems_of(asdict(variant.problem), asdict(variant.schedule), rows, seed)
     return [
-        make_case(
-            runtime,
-            problems.Problem(
-                seqlen_q=seqlen_q,
-                seqlen_k=seqlen_k,
-                dtype=problem.dtype,
-                head_dim=problem.head_dim,
-                is_causal=problem.is_causal,
-            ),
-            block_n=variant.schedule.block_n,
-            seed=seed + index,
-        )
-        for index, (seqlen_q, seqlen_k) in enumerate(sizes)
+        make_case(runtime, problem, block_n=variant.schedule.block_n, seed=seed + index)
+        for index, problem in enumerate(found)
     ]
 
 

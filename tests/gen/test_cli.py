@@ -89,6 +89,18 @@ def test_a_build_goes_where_it_is_told(capsys, workplace):
     assert info["archs"] == ["sm80"]
 
 
+def test_features_and_the_head_dim_of_v_are_built_and_noted(capsys, workplace):
+    chosen = ["--head-dim", "192", "--head-dim-v", "128", "--dtype", "bf16", "--features", "local,varlen"]
+    status, out, _ = run(capsys, "build", "--arch", "sm80", *chosen, "--name", "mine")
+    assert status == DONE and "mine.support()" in out and "flash_attn_func" not in out
+    table = json.loads((workplace / "out" / "mine" / "kernels" / "table.json").read_text())
+    assert [name.split("_m")[0] for name in table["kernels"]] == [
+        "flash_fwd_sm80_bf16_hd192_dv128_causal0_local_varlen"
+    ]
+    info = json.loads((workplace / "out" / "mine" / "build_info.json").read_text())
+    assert info["command"] == f"gen build --arch sm80 --profile default {' '.join(chosen)} --name mine"
+
+
 def test_a_build_with_nothing_to_do_says_so(capsys):
     run(capsys, *BUILD)
     status, out, err = run(capsys, *BUILD, "--json")
@@ -142,9 +154,14 @@ def test_a_missing_compiler_fails_with_what_mends_it(capsys, monkeypatch):
         (["build", "--arch", "sm80", "--out", ""], "is empty"),
         (["build", "--arch", "sm80", "--name", ""], "not a Python identifier"),
         (["build", "--arch", "sm80", "--name", "__main__"], "Python keeps for itself"),
-        (["build", "--arch", "sm80", "--profile", "nope"], "known: all_head_dims, default"),
+        (["build", "--arch", "sm80", "--profile", "nope"], "known: all_head_dims, default, flash2"),
         (["build", "--arch", "sm80", "--dtype", "fp32"], "known: fp16, bf16"),
         (["build", "--arch", "sm80", "--head-dim", "65"], "multiple of 8"),
+        (["build", "--arch", "sm80", "--head-dim-v", "264"], "head_dim_v above 256 must be a multiple of 16"),
+        (["build", "--arch", "sm80", "--features", "windows"], "feature 'windows': unknown; known: causal, local"),
+        (["build", "--arch", "sm80", "--features", "causal,local"], "exclude one another"),
+        (["build", "--arch", "sm80", "--features", ""], "names no feature"),
+        (["build", "--arch", "sm80", "--features", "none,causal"], "names no feature, or none among others"),
         (["build", "--arch", "sm80", "--jobs", "0"], "at least 1"),
         (["build", "--arch", "sm80", "--name", "a-b"], "not a Python identifier"),
         (["build", "--arch", "sm80", "--name", "class"], "not a Python identifier"),

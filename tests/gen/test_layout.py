@@ -3,17 +3,17 @@
 import pytest
 
 from kernelwright.gen.ladder import default_schedule
-from kernelwright.gen.layout import tile_layout
+from kernelwright.gen.layout import tile_layouts
 from kernelwright.gen.spec import ForwardProblem, ForwardSchedule, Variant
 
-HEAD_DIMS = range(8, 257, 8)
+HEAD_DIMS = [*range(8, 257, 8), 384, 512]
 
 
 def layout_of(head_dim, **schedule):
-    problem = ForwardProblem(dtype="bf16", head_dim=head_dim, is_causal=False)
+    problem = ForwardProblem(dtype="bf16", head_dim=head_dim, head_dim_v=min(head_dim, 256))
     chosen = ForwardSchedule(**schedule) if schedule else default_schedule(problem)
     variant = Variant(sm=80, problem=problem, schedule=chosen)
-    return variant, tile_layout(variant)
+    return variant, tile_layouts(variant).qk
 
 
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
@@ -63,3 +63,12 @@ def test_odd_rows_need_no_swizzle_and_powers_of_two_use_all_of_it():
     assert layout_of(80)[1].swizzle_group == 2
     assert layout_of(160)[1].swizzle_group == 4
     assert layout_of(128)[1].swizzle_group == 8
+
+
+def test_the_values_have_a_layout_of_their_own():
+    problem = ForwardProblem(dtype="bf16", head_dim=192, head_dim_v=80)
+    layouts = tile_layouts(Variant(sm=80, problem=problem, schedule=default_schedule(problem)))
+    assert (layouts.qk.row_chunks, layouts.v.row_chunks) == (24, 10)
+    sliced = ForwardProblem(dtype="bf16", head_dim=64, head_dim_v=512)
+    layouts = tile_layouts(Variant(sm=80, problem=sliced, schedule=default_schedule(sliced)))
+    assert (layouts.qk.row_chunks, layouts.v.row_chunks) == (8, 32)  # a thread block's half of the columns

@@ -1,5 +1,6 @@
 """Devices, constraints, profiles and plans: what is legal, and clear words for what is not."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -8,10 +9,10 @@ from kernelwright.gen.binding import forward_binding, struct_fields
 from kernelwright.gen.constraints import CONSTRAINTS, constraint, reasons_against, require_legal
 from kernelwright.gen.devices import devices, parse_arch, reference_device
 from kernelwright.gen.errors import ConfigError, InfeasibleSpec, SpecError
-from kernelwright.gen.ladder import ladder
+from kernelwright.gen.ladder import default_schedule, ladder
 from kernelwright.gen.plan import make_plan
 from kernelwright.gen.profile import load_profile
-from kernelwright.gen.spec import ForwardProblem, ForwardSchedule, Variant
+from kernelwright.gen.spec import FEATURES, ForwardProblem, ForwardSchedule, Variant
 
 BIG = Variant(
     sm=80,
@@ -77,6 +78,83 @@ def test_every_default_variant_is_legal_everywhere(sm):
     assert max(kernel.variant.smem_bytes for kernel in plan.kernels) <= 101_376
 
 
+def features_of_every_kind():
+    """Each flag alone and all at once, under each mask."""
+    extra = [flag for flag in FEATURES.values() if flag not in ("is_causal", "is_local")]
+    for mask in ({}, {"is_causal": True}, {"is_local": True}):
+        for flags in ([], *[[one] for one in extra], extra):
+            yield {**mask, **dict.fromkeys(flags, True)}
+
+
+def test_default_schedules_are_legal_for_every_head_dim_and_feature():
+    dims = [(d, d) for d in range(8, 513, 8) if d <= 256 or d % 16 == 0]
+    dims += [(192, 128), (128, 192), (64, 256), (64, 512), (576 - 64, 512), (264, 64), (256, 512), (512, 64), (128, 8)]
+    for sm in (80, 86, 89):
+        for head_dim, head_dim_v in dims:
+            for flags in features_of_every_kind():
+                problem = ForwardProblem(dtype="fp16", head_dim=head_dim, head_dim_v=head_dim_v, **flags)
+                (rung,) = ladder(sm, problem)
+                assert reasons_against(rung.variant, reference_device(sm)) == []
+                assert rung.variant.smem_bytes <= 101_376
+                if problem.is_block_sparse:  # the default size of a block mask's blocks
+                    assert 128 % rung.variant.schedule.block_m == 128 % rung.variant.schedule.block_n == 0
+
+
+def test_the_tile_of_the_plain_kernels_for_head_dim_128_stays():
+    for flags in ({}, {"is_causal": True}):
+        schedule = default_schedule(ForwardProblem(dtype="bf16", head_dim=128, **flags))
+        assert (schedule.block_m, schedule.block_n, schedule.num_warps, schedule.num_stages) == (128, 32, 4, 1)
+
+
+def test_registers_are_counted_for_the_columns_of_one_slice():
+    problem = ForwardProblem(dtype="fp16", head_dim=64, head_dim_v=256)
+    whole = ForwardSchedule(block_m=128, block_n=64, num_warps=4, num_stages=1, q_in_regs=False)
+    variants = [Variant(sm=80, problem=problem, schedule=replace(whole, num_slices=slices)) for slices in (1, 2)]
+    refused = [dict(reasons_against(one, reference_device(80))) for one in variants]
+    assert "output 256" in refused[0]["registers_fit"] and refused[1] == {}
+
+
+MODELS = {
+    "flash2": (288, {32, 64, 96, 128, 192, 256}, set(FEATURES) - {"bias", "sparse"}),
+    "llama": (12, {64, 128}, {"causal", "local", "varlen"}),
+    "gpt2": (8, {64}, {"causal", "varlen", "dropout"}),
+    "gemma2": (16, {128, 256}, {"causal", "local", "varlen", "softcap"}),
+    "mistral": (8, {128}, {"causal", "local", "varlen"}),
+    "gpt-oss": (8, {64}, {"causal", "local", "varlen"}),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_profile_of_a_model_holds_what_it_says(name):
+    count, head_dims, features = MODELS[name]
+    profile = load_profile(name)
+    assert len(profile.problems) == count
+    assert {one.head_dim for one in profile.problems} == head_dims
+    assert {feature for one in profile.problems for feature in one.features} == features
+    for sm in (80, 86, 89):
+        assert make_plan(profile, [sm]).refusals == ()
+
+
+def test_the_problems_of_flash2_answer_every_call_of_flash_attention_2():
+    """Its softcap excludes dropout; a local kernel computes causal and full attention too."""
+    held = {(one.is_varlen, frozenset(one.features) - {"varlen"}) for one in load_profile("flash2").problems}
+    for is_varlen, softcap, alibi, dropout in itertools.product([False, True], repeat=4):
+        if softcap and dropout:
+            continue
+        extra = {name for name, chosen in (("softcap", softcap), ("alibi", alibi), ("dropout", dropout)) if chosen}
+        assert (is_varlen, frozenset(extra | {"local"})) in held
+
+
+def test_features_are_chosen_in_place_of_the_profiles():
+    chosen = load_profile("default").restricted([192], ["fp16"], 128, ["local", "varlen", "sparse"])
+    wanted = {"is_local": True, "is_varlen": True, "is_block_sparse": True}
+    assert chosen.problems == (ForwardProblem(dtype="fp16", head_dim=192, head_dim_v=128, **wanted),)
+    plain = load_profile("gemma2").restricted([64], ["bf16"], None, [])
+    assert plain.problems == (ForwardProblem(dtype="bf16", head_dim=64),)
+    with pytest.raises(SpecError, match="feature 'window': unknown; known: causal, local, varlen, softcap"):
+        load_profile("default").restricted(None, None, None, ["window"])
+
+
 def test_the_last_rung_of_a_ladder_has_no_bounds():
     for problem in load_profile("all_head_dims").problems:
         assert ladder(80, problem)[-1].when == {}
@@ -100,7 +178,9 @@ def test_the_default_profile_is_small():
         ("schema: 1", "missing key 'problems'"),
         ("schema: 1\nproblems: []", r"\$\.problems: expected at least one"),
         ("schema: 1\nproblems: 3", r"\$\.problems: expected a list"),
-        ("schema: 1\nproblems: [{dtype: bf16, head_dim: 64}]", r"\$\.problems\[0\]: missing key 'is_causal'"),
+        ("schema: 1\nproblems: [{dtype: bf16, is_causal: true}]", r"\$\.problems\[0\]: missing key 'head_dim'"),
+        ("schema: 1\nproblems: [{dtype: bf16, head_dim: 64, is_causal: true, is_local: true}]", "exclude one another"),
+        ("schema: 1\nproblems: [{dtype: bf16, head_dim: 64, head_dim_v: 264}]", "above 256 must be a multiple of 16"),
         (
             "schema: 1\nproblems: [{dtype: bf16, head_dim: 64, is_causal: true, window: 3}]",
             r"\$\.problems\[0\]: unknown key 'window'; known: dtype",
@@ -122,8 +202,8 @@ def test_a_profile_with_a_fault_names_the_place(tmp_path, text, fault):
 
 
 def test_an_unknown_profile_lists_the_known_ones():
-    with pytest.raises(ConfigError, match="all_head_dims, default"):
-        load_profile("llama")
+    with pytest.raises(ConfigError, match="all_head_dims, default, flash2, gemma2"):
+        load_profile("lama")
     with pytest.raises(ConfigError, match="cannot be read"):
         load_profile("absent.yaml")
 

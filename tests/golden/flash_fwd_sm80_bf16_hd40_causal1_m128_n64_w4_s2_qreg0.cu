@@ -1,6 +1,6 @@
 // flash_fwd_sm80_bf16_hd40_causal1_m128_n64_w4_s2_qreg0
 // Generated from templates/flash_fwd_mma.cu.jinja. Do not edit: change the template or the spec.
-// Spec: {"problem": {"dtype": "bf16", "head_dim": 40, "is_causal": true}, "schedule": {"block_m": 128, "block_n": 64, "num_stages": 2, "num_warps": 4, "q_in_regs": false}, "sm": 80}
+// Spec: {"problem": {"dtype": "bf16", "has_alibi": false, "has_bias": false, "has_dropout": false, "has_softcap": false, "head_dim": 40, "head_dim_v": 40, "is_block_sparse": false, "is_causal": true, "is_local": false, "is_varlen": false}, "schedule": {"block_m": 128, "block_n": 64, "num_slices": 1, "num_stages": 2, "num_warps": 4, "pack_gqa": false, "persistent_blocks": 0, "q_in_regs": false}, "sm": 80}
 // Regenerate: gen show flash_fwd_sm80_bf16_hd40_causal1_m128_n64_w4_s2_qreg0
 // SPDX-License-Identifier: Apache-2.0
 // Attention forward with mma.sync on Ampere and Ada. One thread block computes kBlockM query rows of one head;
@@ -10,11 +10,15 @@
 
 #include "kw_copy.cuh"
 #include "kw_math.cuh"
+#include "kw_tile.cuh"
 
 // Problem: what is computed.
 using Element = kw::Bf16;
-constexpr int kHeadDim = 40;
-constexpr bool kIsCausal = true;  // key j is visible to query i when j <= i + seqlen_k - seqlen_q
+constexpr int kHeadDim = 40;  // of q and k
+constexpr int kHeadDimV = 40;  // of v and out
+constexpr bool kIsCausal = true;
+constexpr bool kIsLocal = false;
+constexpr bool kHasDropout = false;
 
 // Schedule: how it is computed.
 constexpr int kBlockM = 128;  // query rows per thread block
@@ -22,26 +26,25 @@ constexpr int kBlockN = 64;  // keys per iteration of the main loop
 constexpr int kNumWarps = 4;
 constexpr int kNumStages = 2;  // K and V tiles in shared memory
 constexpr bool kQInRegs = false;  // Q fragments stay in registers; their shared memory is reused
+constexpr int kNumSlices = 1;  // thread blocks that share a tile's output columns
+constexpr int kSliceDim = kHeadDimV / kNumSlices;  // output columns of one
+constexpr bool kPackGqa = false;  // query heads that share a key head are rows of the same tiles
 
-// Layout of a row in shared memory (gen/layout.py): 16-byte chunk c of row r lies at chunk
-// c ^ ((r >> kSwizzleShift) & (kSwizzleGroup - 1)), which spreads 8 consecutive rows over all banks.
-constexpr int kRowChunks = 5;
-constexpr int kSwizzleGroup = 1;
-constexpr int kSwizzleShift = 3;
-// Copies: kCopyCols threads side by side on a row, kCopyRows rows at once.
-constexpr int kCopyCols = 5;
-constexpr int kCopyRows = 25;
+// Layout of a row in shared memory and the share of each thread in copying it (gen/layout.py).
+using LayoutQK = kw::TileLayout<5, 1, 3, 5, 25>;
+using LayoutV = kw::TileLayout<5, 1, 3, 5, 25>;
 
 constexpr int kNumThreads = kNumWarps * 32;
-constexpr int kRowBytes = kRowChunks * 16;
 constexpr int kRowsPerWarp = kBlockM / kNumWarps;
 constexpr int kMTiles = kRowsPerWarp / 16;  // mma tiles of 16 query rows per warp
 constexpr int kNTiles = kBlockN / 8;  // mma tiles of 8 keys
-constexpr int kDTiles = kHeadDim / 8;  // mma tiles of 8 output columns
+constexpr int kDTiles = kSliceDim / 8;  // mma tiles of 8 output columns
 constexpr int kKSteps = kHeadDim / 16;  // full depth-16 steps of Q K^T
 constexpr bool kHasTail = kHeadDim % 16 != 0;  // and one of depth 8
-constexpr int kTileBytes = kBlockN * kRowBytes;
-constexpr int kQBytes = kQInRegs ? 0 : kBlockM * kRowBytes;  // Q's own share of shared memory
+constexpr bool kHasTailV = kSliceDim % 16 != 0;
+constexpr int kTileBytesK = kBlockN * LayoutQK::kRowBytes;
+[[maybe_unused]] constexpr int kTileBytesV = kBlockN * LayoutV::kRowBytes;
+constexpr int kQBytes = kQInRegs ? 0 : kBlockM * LayoutQK::kRowBytes;  // Q's own share of shared memory
 
 struct FlashFwdParams {
     const char* q;
@@ -49,6 +52,18 @@ struct FlashFwdParams {
     const char* v;
     char* out;
     float* lse;
+    const int* q_starts;
+    const int* q_ends;
+    const int* k_starts;
+    const int* k_ends;
+    const int* seqused_k;
+    const float* alibi_slopes;
+    const float* sink;
+    const char* bias;
+    const long long* rng_state;
+    const int* block_counts;
+    const int* block_lists;
+    const int* block_bits;
     long long q_batch_stride;
     long long q_row_stride;
     long long q_head_stride;
@@ -61,56 +76,44 @@ struct FlashFwdParams {
     long long out_batch_stride;
     long long out_row_stride;
     long long out_head_stride;
+    long long alibi_slopes_batch_stride;
+    long long alibi_slopes_head_stride;
+    long long bias_batch_stride;
+    long long bias_head_stride;
+    long long bias_row_stride;
+    long long block_counts_batch_stride;
+    long long block_counts_head_stride;
+    long long block_lists_batch_stride;
+    long long block_lists_head_stride;
+    long long block_lists_row_stride;
     int seqlen_q;
     int seqlen_k;
     int num_heads_q;
+    int num_heads_kv;
     int heads_per_kv;
+    int num_seqs;
     int num_m_blocks;
     float softmax_scale;
+    float softcap;
+    int window_left;
+    int window_right;
+    int attention_chunk;
+    int keep_threshold;
+    float keep_scale;
+    int sparse_block_q;
+    int sparse_block_k;
 };
 
-// Address of a pair of chunks, `even_chunk` and the next. `lane_address` is that of pair 0: the lane's row, with (its
-// chunk of the pair) ^ (the swizzle of its row) as chunk. Rows begin at multiples of kSwizzleGroup chunks.
-__device__ __forceinline__ unsigned pair_address(unsigned lane_address, int even_chunk) {
-    return (lane_address ^ ((even_chunk & (kSwizzleGroup - 1)) * 16)) + (even_chunk & ~(kSwizzleGroup - 1)) * 16;
-}
+// Which keys a query sees: [first_key, end_key), none where that is empty. Both bounds never fall as `query` grows.
+struct Visibility {
+    int seqlen_k;
+    int shift;  // seqlen_k - seqlen_q: the last query is aligned with the last key
 
-__device__ __forceinline__ unsigned swizzle_of(int row) {
-    return static_cast<unsigned>(row >> kSwizzleShift) & (kSwizzleGroup - 1);
-}
+    __device__ __forceinline__ int first_key([[maybe_unused]] int query) const { return 0; }
+    __device__ __forceinline__ int end_key([[maybe_unused]] int query) const { return min(seqlen_k, query + shift + 1); }
 
-// A thread's share of a tile copy: row `row` and chunks `col`, `col + kCopyCols`, ...
-struct Copier {
-    int row, col;
-    bool active;
-
-    __device__ __forceinline__ explicit Copier(int thread)
-        : row(thread / kCopyCols), col(thread % kCopyCols), active(thread < kCopyCols * kCopyRows) {}
-
-    // Copy kRows rows of kHeadDim elements. `src` is this thread's first chunk in the tile; rows from `valid_rows`
-    // on are not read and become zero when kGuard.
-    template <int kRows, bool kGuard>
-    __device__ __forceinline__ void copy(unsigned dst, const char* src, long long row_stride_bytes,
-                                         int valid_rows) const {
-        if (kCopyCols * kCopyRows < kNumThreads && !active) return;
-#pragma unroll
-        for (int first = 0; first < kRows; first += kCopyRows) {
-            const int r = row + first;
-            if (kRows % kCopyRows == 0 || r < kRows) {
-                const unsigned swizzle = swizzle_of(r);
-#pragma unroll
-                for (int c = 0; c < kRowChunks; c += kCopyCols) {
-                    const unsigned at = dst + r * kRowBytes + ((col + c) ^ swizzle) * 16;
-                    if (kGuard) {
-                        kw::cp_async_16_or_zero(at, src + c * 16, r < valid_rows);
-                    } else {
-                        kw::cp_async_16(at, src + c * 16);
-                    }
-                }
-            }
-            src += kCopyRows * row_stride_bytes;
-        }
-    }
+    __device__ __forceinline__ static int floor_div(int a, int b) { return a / b - (a % b < 0); }
+    __device__ __forceinline__ static int choose(int condition, int a, int b) { return condition != 0 ? a : b; }
 };
 
 // Invariant, over the keys j folded in so far:
@@ -143,13 +146,13 @@ __device__ __forceinline__ void multiply_qk(float (&s)[kMTiles][kNTiles][4], uns
 #pragma unroll
                 for (int e = 0; e < 4; ++e) q_frag[m][e] = q_reg[m][k][e];
             } else {
-                kw::ldmatrix_x4(q_frag[m], pair_address(q_lane, 2 * k) + m * 16 * kRowBytes);
+                kw::ldmatrix_x4(q_frag[m], LayoutQK::pair_address(q_lane, 2 * k) + m * 16 * LayoutQK::kRowBytes);
             }
         }
 #pragma unroll
         for (int n = 0; n < kNTiles; n += 2) {
             unsigned k_frag[4];
-            kw::ldmatrix_x4(k_frag, pair_address(k_lane, 2 * k) + n * 8 * kRowBytes);
+            kw::ldmatrix_x4(k_frag, LayoutQK::pair_address(k_lane, 2 * k) + n * 8 * LayoutQK::kRowBytes);
 #pragma unroll
             for (int m = 0; m < kMTiles; ++m) {
                 kw::mma_16816(s[m][n], q_frag[m], k_frag[0], k_frag[1], Element{});
@@ -165,13 +168,13 @@ __device__ __forceinline__ void multiply_qk(float (&s)[kMTiles][kNTiles][4], uns
                 q_frag[m][0] = q_reg[m][kKSteps][0];
                 q_frag[m][1] = q_reg[m][kKSteps][1];
             } else {
-                kw::ldmatrix_x2(q_frag[m], q_tail + m * 16 * kRowBytes);
+                kw::ldmatrix_x2(q_frag[m], q_tail + m * 16 * LayoutQK::kRowBytes);
             }
         }
 #pragma unroll
         for (int n = 0; n < kNTiles; n += 2) {
             unsigned k_frag[2];
-            kw::ldmatrix_x2(k_frag, k_tail + n * 8 * kRowBytes);
+            kw::ldmatrix_x2(k_frag, k_tail + n * 8 * LayoutQK::kRowBytes);
 #pragma unroll
             for (int m = 0; m < kMTiles; ++m) {
                 kw::mma_1688(s[m][n], q_frag[m], k_frag[0], Element{});
@@ -181,15 +184,32 @@ __device__ __forceinline__ void multiply_qk(float (&s)[kMTiles][kNTiles][4], uns
     }
 }
 
-// Hide the keys at and after each row's limit. `limit[m][h]` counts keys from this lane's first column.
-__device__ __forceinline__ void apply_mask(float (&s)[kMTiles][kNTiles][4], const int (&limit)[kMTiles][2]) {
+// The rows of a tile: queries of one head, or of the heads of a group in turn.
+struct Rows {
+    int heads;  // in the tile, 1 unless kPackGqa
+
+    __device__ __forceinline__ int query(int row) const { return kPackGqa ? row / heads : row; }
+    // Which of the tile's heads.
+    __device__ __forceinline__ int head(int row) const { return kPackGqa ? row % heads : 0; }
+};
+
+// Hide the keys that a row does not see. Lanes hold rows `row` + 16 m + 8 h and the columns from `key` on.
+__device__ __forceinline__ void apply_mask(float (&s)[kMTiles][kNTiles][4], const Visibility& visibility,
+                                           const Rows& rows, int row, int key) {
 #pragma unroll
     for (int m = 0; m < kMTiles; ++m) {
 #pragma unroll
-        for (int n = 0; n < kNTiles; ++n) {
+        for (int h = 0; h < 2; ++h) {
+            const int query = rows.query(row + m * 16 + h * 8);
+            const int end = visibility.end_key(query) - key;
+            [[maybe_unused]] const int begin = visibility.first_key(query) - key;
 #pragma unroll
-            for (int e = 0; e < 4; ++e) {
-                if (n * 8 + (e & 1) >= limit[m][e >> 1]) s[m][n][e] = -INFINITY;
+            for (int n = 0; n < kNTiles; ++n) {
+#pragma unroll
+                for (int c = 0; c < 2; ++c) {
+                    const int column = n * 8 + c;
+                    if (column >= end || (kIsLocal && column < begin)) s[m][n][2 * h + c] = -INFINITY;
+                }
             }
         }
     }
@@ -248,16 +268,16 @@ __device__ __forceinline__ void multiply_pv(const float (&p)[kMTiles][kNTiles][4
 #pragma unroll
         for (int d = 0; d + 1 < kDTiles; d += 2) {
             unsigned v_frag[4];
-            kw::ldmatrix_x4_trans(v_frag, pair_address(v_lane, d) + k * 16 * kRowBytes);
+            kw::ldmatrix_x4_trans(v_frag, LayoutV::pair_address(v_lane, d) + k * 16 * LayoutV::kRowBytes);
 #pragma unroll
             for (int m = 0; m < kMTiles; ++m) {
                 kw::mma_16816(acc.o[m][d], p_frag[m], v_frag[0], v_frag[1], Element{});
                 kw::mma_16816(acc.o[m][d + 1], p_frag[m], v_frag[2], v_frag[3], Element{});
             }
         }
-        if constexpr (kHasTail) {  // the last 8 output columns
+        if constexpr (kHasTailV) {  // the last 8 output columns
             unsigned v_frag[2];
-            kw::ldmatrix_x2_trans(v_frag, v_tail + k * 16 * kRowBytes);
+            kw::ldmatrix_x2_trans(v_frag, v_tail + k * 16 * LayoutV::kRowBytes);
 #pragma unroll
             for (int m = 0; m < kMTiles; ++m) {
                 kw::mma_16816(acc.o[m][kDTiles - 1], p_frag[m], v_frag[0], v_frag[1], Element{});
@@ -266,65 +286,68 @@ __device__ __forceinline__ void multiply_pv(const float (&p)[kMTiles][kNTiles][4
     }
 }
 
-extern "C" __global__ void __launch_bounds__(kNumThreads, 1)
-flash_fwd_sm80_bf16_hd40_causal1_m128_n64_w4_s2_qreg0(const __grid_constant__ FlashFwdParams params) {
-    extern __shared__ __align__(128) unsigned char smem[];
-
-    // Which rows: blockIdx.x = (batch * num_heads_q + head) * num_m_blocks + m_block. Causal blocks with more keys
-    // come first, so that the longest do not start last.
-    const int tile = blockIdx.x % params.num_m_blocks;
-    const int batch_head = blockIdx.x / params.num_m_blocks;
-    const int m_block = kIsCausal ? params.num_m_blocks - 1 - tile : tile;
-    const int batch = batch_head / params.num_heads_q;
-    const int head = batch_head % params.num_heads_q;
-    const int head_kv = head / params.heads_per_kv;
+// One tile: kBlockM rows of a head, or of a group of heads, of one sequence.
+__device__ __forceinline__ void compute_tile(const FlashFwdParams& params, unsigned char* smem, int m_block, int batch,
+                                             int tile_head) {
+    const int head = kPackGqa ? tile_head * params.heads_per_kv : tile_head;  // the first of the tile
+    const int head_kv = kPackGqa ? tile_head : head / params.heads_per_kv;
+    Rows rows;
+    rows.heads = kPackGqa ? params.heads_per_kv : 1;
     const int m_start = m_block * kBlockM;
-    const int rows_left = params.seqlen_q - m_start;
+    const int seqlen_q = params.seqlen_q;
+    const int seqlen_k = params.seqlen_k;
+    const long long q_first = batch * params.q_batch_stride;
+    const long long k_first = batch * params.k_batch_stride;
+    const long long v_first = batch * params.v_batch_stride;
+    const int rows_left = seqlen_q * rows.heads - m_start;
+    const int slice_column = kNumSlices == 1 ? 0 : static_cast<int>(blockIdx.y) * kSliceDim;
 
-    // Which keys: tiles [0, n_full) are visible to every row here, [n_full, n_end) need the mask.
-    const int causal_shift = params.seqlen_k - params.seqlen_q;
-    int keys_seen = params.seqlen_k;  // by the last row
-    int keys_seen_all = params.seqlen_k;  // by every row
-    if constexpr (kIsCausal) {
-        keys_seen = max(0, min(keys_seen, m_start + min(kBlockM, rows_left) + causal_shift));
-        keys_seen_all = max(0, min(keys_seen_all, m_start + 1 + causal_shift));
-    }
-    const int n_end = (keys_seen + kBlockN - 1) / kBlockN;
-    const int n_full = keys_seen_all / kBlockN;
+    // Which keys: tiles [n_begin, n_end) hold all that a row here sees, those of [n_full_begin, n_full_end) are seen whole
+    // by every row and the others need the mask.
+    Visibility visibility;
+    visibility.seqlen_k = seqlen_k;
+    visibility.shift = seqlen_k - seqlen_q;
+    const int first_query = rows.query(m_start);
+    const int last_query = rows.query(m_start + min(kBlockM, rows_left) - 1);
+    const int n_end = (max(0, visibility.end_key(last_query)) + kBlockN - 1) / kBlockN;
+    const int n_full_end = max(0, visibility.end_key(first_query)) / kBlockN;
+    const int n_begin = kIsLocal ? visibility.first_key(first_query) / kBlockN : 0;
+    [[maybe_unused]] const int n_full_begin = (visibility.first_key(last_query) + kBlockN - 1) / kBlockN;
 
     const int thread = threadIdx.x;
     const int warp = thread / 32;
     const int lane = thread % 32;
-    const Copier copier(thread);
+    const kw::Copier<LayoutQK, kNumThreads> copier(thread);
+    const kw::Copier<LayoutV, kNumThreads> copier_v(thread);
 
     const unsigned q_smem = kw::shared_address(smem);
     const unsigned k_smem = q_smem + kQBytes;  // kNumStages tiles
-    const unsigned v_smem = k_smem + kNumStages * kTileBytes;  // kNumStages tiles
+    const unsigned v_smem = k_smem + kNumStages * kTileBytesK;  // kNumStages tiles
 
     const long long q_row_bytes = params.q_row_stride * 2;
     const long long k_row_bytes = params.k_row_stride * 2;
     const long long v_row_bytes = params.v_row_stride * 2;
-    const char* q_src = params.q + 2 * (batch * params.q_batch_stride + head * params.q_head_stride) +
-                        (m_start + copier.row) * q_row_bytes + copier.col * 16;
+    const char* q_base = params.q + 2 * (q_first + head * params.q_head_stride) + copier.col * 16;
     // K and V are read from the last tile down.
-    const long long last_row = static_cast<long long>(n_end - 1) * kBlockN + copier.row;
-    const char* k_src = params.k + 2 * (batch * params.k_batch_stride + head_kv * params.k_head_stride) +
-                        last_row * k_row_bytes + copier.col * 16;
-    const char* v_src = params.v + 2 * (batch * params.v_batch_stride + head_kv * params.v_head_stride) +
-                        last_row * v_row_bytes + copier.col * 16;
-    const int keys_left = params.seqlen_k - (n_end - 1) * kBlockN;  // in the last tile; only that one can be partial
+    const long long last_tile = static_cast<long long>(n_end - 1) * kBlockN;
+    const char* k_src = params.k + 2 * (k_first + head_kv * params.k_head_stride) + (last_tile + copier.row) * k_row_bytes +
+                        copier.col * 16;
+    const char* v_src = params.v + 2 * (v_first + head_kv * params.v_head_stride + slice_column) +
+                        (last_tile + copier_v.row) * v_row_bytes + copier_v.col * 16;
+    const int keys_left = seqlen_k - (n_end - 1) * kBlockN;  // in the last tile; only that one can be partial
 
     // Fragment addresses. Q and V: row lane % 16, chunk lane / 16 of a pair; K: 8 keys and 8 more, both chunks.
     const int row_a = lane % 16;
     const int row_b = lane % 8 + (lane / 16) * 8;
-    const unsigned lane_a = row_a * kRowBytes + (swizzle_of(row_a) ^ (lane / 16)) * 16;
-    const unsigned lane_b = row_b * kRowBytes + (swizzle_of(row_b) ^ (lane / 8 % 2)) * 16;
-    const unsigned q_warp = q_smem + warp * kRowsPerWarp * kRowBytes;
+    const unsigned lane_a = row_a * LayoutQK::kRowBytes + (LayoutQK::swizzle_of(row_a) ^ (lane / 16)) * 16;
+    const unsigned lane_b = row_b * LayoutQK::kRowBytes + (LayoutQK::swizzle_of(row_b) ^ (lane / 8 % 2)) * 16;
+    const unsigned lane_v = row_a * LayoutV::kRowBytes + (LayoutV::swizzle_of(row_a) ^ (lane / 16)) * 16;
+    const unsigned q_warp = q_smem + warp * kRowsPerWarp * LayoutQK::kRowBytes;
     const unsigned q_lane = q_warp + lane_a;
-    // The unpaired last chunk of a head dimension that is no multiple of 16. Its row has an odd number of chunks
-    // and so no swizzle.
-    constexpr int kTailOffset = (kRowChunks - 1) * 16;
-    const unsigned tail_a = row_a * kRowBytes + kTailOffset;
+    // The unpaired last chunk of a row that is no multiple of 16 elements. Such a row has an odd number of chunks and so no
+    // swizzle.
+    const unsigned tail_a = row_a * LayoutQK::kRowBytes + (LayoutQK::kChunks - 1) * 16;
+    const unsigned tail_v = row_a * LayoutV::kRowBytes + (LayoutV::kChunks - 1) * 16;
     const unsigned q_tail = q_warp + tail_a;
 
     Accumulator acc;
@@ -343,12 +366,12 @@ flash_fwd_sm80_bf16_hd40_causal1_m128_n64_w4_s2_qreg0(const __grid_constant__ Fl
     }
     const float scale_log2 = params.softmax_scale * kw::kLog2e;
 
-    if (n_end > 0) {
+    if (n_end > n_begin) {
         unsigned q_reg[kQInRegs ? kMTiles : 1][kQInRegs ? kKSteps + 1 : 1][4];
 
         // First loads. Only the last key tile can be partial, so only it is guarded. Q joins the group of that tile,
         // unless it has to be complete before.
-        copier.copy<kBlockM, true>(q_smem, q_src, q_row_bytes, rows_left);
+        copier.template copy<kBlockM, true>(q_smem, q_base + (m_start + copier.row) * q_row_bytes, q_row_bytes, rows_left);
         if constexpr (kQInRegs) {
             kw::cp_async_commit();
             kw::cp_async_wait<0>();
@@ -357,39 +380,36 @@ flash_fwd_sm80_bf16_hd40_causal1_m128_n64_w4_s2_qreg0(const __grid_constant__ Fl
             for (int m = 0; m < kMTiles; ++m) {
 #pragma unroll
                 for (int k = 0; k < kKSteps; ++k) {
-                    kw::ldmatrix_x4(q_reg[m][k], pair_address(q_lane, 2 * k) + m * 16 * kRowBytes);
+                    kw::ldmatrix_x4(q_reg[m][k], LayoutQK::pair_address(q_lane, 2 * k) + m * 16 * LayoutQK::kRowBytes);
                 }
                 if constexpr (kHasTail) {
                     unsigned q_frag[2];
-                    kw::ldmatrix_x2(q_frag, q_tail + m * 16 * kRowBytes);
+                    kw::ldmatrix_x2(q_frag, q_tail + m * 16 * LayoutQK::kRowBytes);
                     q_reg[m][kKSteps][0] = q_frag[0];
                     q_reg[m][kKSteps][1] = q_frag[1];
                 }
             }
-            // Q's bytes may be overwritten by K and V. Where each warp copies to its own rows of Q alone only the promise is
-            // missing that ldmatrix has read for all lanes when it is over.
-            __syncthreads();
+            __syncthreads();  // Q's bytes may be overwritten by K and V
         }
-        copier.copy<kBlockN, true>(k_smem, k_src, k_row_bytes, keys_left);
-        copier.copy<kBlockN, true>(v_smem, v_src, v_row_bytes, keys_left);
+        copier.template copy<kBlockN, true>(k_smem, k_src, k_row_bytes, keys_left);
+        copier_v.template copy<kBlockN, true>(v_smem, v_src, v_row_bytes, keys_left);
         kw::cp_async_commit();
 #pragma unroll
         for (int stage = 1; stage < kNumStages - 1; ++stage) {
             k_src -= kBlockN * k_row_bytes;
             v_src -= kBlockN * v_row_bytes;
-            if (n_end > stage) {
-                copier.copy<kBlockN, false>(k_smem + stage * kTileBytes, k_src, k_row_bytes, kBlockN);
-                copier.copy<kBlockN, false>(v_smem + stage * kTileBytes, v_src, v_row_bytes, kBlockN);
+            if (n_end - n_begin > stage) {
+                copier.template copy<kBlockN, false>(k_smem + stage * kTileBytesK, k_src, k_row_bytes, kBlockN);
+                copier_v.template copy<kBlockN, false>(v_smem + stage * kTileBytesV, v_src, v_row_bytes, kBlockN);
             }
             kw::cp_async_commit();  // possibly empty: the waits below count groups
         }
         int slot = 0;  // of the tile being computed
         int next_slot = kNumStages - 1;  // of the tile being loaded
 
-        // Keys at and after this are hidden from the lane's first row, counted from the lane's first column of tile 0.
+        const int warp_row = m_start + warp * kRowsPerWarp;
+        const int first_row = warp_row + lane / 4;  // of this lane
         const int first_column = (lane % 4) * 2;
-        const int keys_limit = params.seqlen_k - first_column;
-        const int row_limit = m_start + warp * kRowsPerWarp + lane / 4 + 1 + causal_shift - first_column;
 
         const auto step = [&](int n_block, auto masked) {
             constexpr bool kMasked = decltype(masked)::value;
@@ -398,83 +418,99 @@ flash_fwd_sm80_bf16_hd40_causal1_m128_n64_w4_s2_qreg0(const __grid_constant__ Fl
             __syncthreads();  // this tile is complete, and no thread still reads the one before it
             k_src -= kBlockN * k_row_bytes;
             v_src -= kBlockN * v_row_bytes;
-            if (n_block >= kNumStages - 1) {
-                copier.copy<kBlockN, false>(k_smem + next_slot * kTileBytes, k_src, k_row_bytes, kBlockN);
-                copier.copy<kBlockN, false>(v_smem + next_slot * kTileBytes, v_src, v_row_bytes, kBlockN);
+            if (n_block - n_begin >= kNumStages - 1) {
+                copier.template copy<kBlockN, false>(k_smem + next_slot * kTileBytesK, k_src, k_row_bytes, kBlockN);
+                copier_v.template copy<kBlockN, false>(v_smem + next_slot * kTileBytesV, v_src, v_row_bytes, kBlockN);
             }
             kw::cp_async_commit();  // possibly empty: the wait above counts groups
-            const unsigned k_tile = k_smem + slot * kTileBytes;
-            const unsigned v_tile = v_smem + slot * kTileBytes;
+            const unsigned k_tile = k_smem + slot * kTileBytesK;
+            const unsigned v_tile = v_smem + slot * kTileBytesV;
             slot = slot + 1 == kNumStages ? 0 : slot + 1;
             next_slot = next_slot + 1 == kNumStages ? 0 : next_slot + 1;
             multiply_qk(s, kw::opaque(q_lane), q_reg, kw::opaque(k_tile + lane_b), q_tail, k_tile + tail_a);
+            const int key_start = n_block * kBlockN;
             if constexpr (kMasked) {
-                int limit[kMTiles][2];
-#pragma unroll
-                for (int m = 0; m < kMTiles; ++m) {
-#pragma unroll
-                    for (int h = 0; h < 2; ++h) {
-                        const int seen = kIsCausal ? min(keys_limit, row_limit + m * 16 + h * 8) : keys_limit;
-                        limit[m][h] = seen - n_block * kBlockN;
-                    }
-                }
-                apply_mask(s, limit);
+                apply_mask(s, visibility, rows, first_row, key_start + first_column);
             }
             online_softmax<kMasked>(s, acc, scale_log2);
-            multiply_pv(s, acc, kw::opaque(v_tile + lane_a), v_tile + tail_a);
+            multiply_pv(s, acc, kw::opaque(v_tile + lane_v), v_tile + tail_v);
         };
 
         int n_block = n_end - 1;
-        for (; n_block >= n_full; --n_block) step(n_block, kw::Bool<true>{});
+        for (; n_block >= n_full_end; --n_block) step(n_block, kw::Bool<true>{});
         for (; n_block >= 0; --n_block) step(n_block, kw::Bool<false>{});
     }
 
     // Epilogue: normalise, write lse, and stage O in shared memory to store it by rows of 16-byte chunks.
-    if constexpr (kQInRegs) {
-        // No thread still reads the tiles that O overwrites. With one stage and an O no larger than K nobody does anyway:
-        // the last barrier of the loop is after the reads of K. With a single warp it is for ldmatrix, as below.
-        __syncthreads();
+    if constexpr (kQInRegs || LayoutV::kRowBytes != LayoutQK::kRowBytes) {
+        __syncthreads();  // no thread still reads what O overwrites
     } else {
         // A warp overwrites its own rows of Q only, when all its lanes have read them. ldmatrix executes for the warp as a
         // whole, so its reads are done; the PTX memory model does not promise it, and this costs nothing.
         __syncwarp();
     }
+    const long long out_first = batch * params.out_batch_stride;
+    const long long lse_first = (static_cast<long long>(batch) * params.num_heads_q + head) * params.seqlen_q;
+    const unsigned o_warp = q_smem + warp * kRowsPerWarp * LayoutV::kRowBytes;
     const int row_in_tile = lane / 4;
+    const bool writes_lse = params.lse != nullptr && lane % 4 == 0 && slice_column == 0;
 #pragma unroll
     for (int m = 0; m < kMTiles; ++m) {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
             const int row_in_warp = m * 16 + h * 8 + row_in_tile;
-            const float row_sum = kw::quad_sum(acc.row_sum[m][h]);
-            const float inverse = row_sum == 0.f ? 0.f : kw::reciprocal_approx(row_sum);  // no keys: 0
+            float row_max = acc.row_max[m][h] * scale_log2;
+            float row_sum = kw::quad_sum(acc.row_sum[m][h]);
+            float inverse = row_sum == 0.f ? 0.f : kw::reciprocal_approx(row_sum);  // no keys: 0
+            if (params.sink != nullptr) {  // one more term of the sum, which has no value
+                const float sink = params.sink[head + rows.head(m_start + warp * kRowsPerWarp + row_in_warp)] * kw::kLog2e;
+                const float new_max = fmaxf(row_max, sink);
+                const float rescale = kw::exp2_approx(row_max - new_max);
+                row_sum = row_sum * rescale + kw::exp2_approx(sink - new_max);
+                row_max = new_max;
+                inverse = rescale * kw::reciprocal_approx(row_sum);
+            }
+            if constexpr (kHasDropout) inverse *= params.keep_scale;
             const int row = warp * kRowsPerWarp + row_in_warp;
-            if (params.lse != nullptr && lane % 4 == 0 && row < rows_left) {
-                const float lse = (acc.row_max[m][h] * scale_log2 + kw::log2_approx(row_sum)) * kw::kLn2;
-                params.lse[static_cast<long long>(batch_head) * params.seqlen_q + m_start + row] =
-                    row_sum == 0.f ? -INFINITY : lse;
+            if (writes_lse && row < rows_left) {
+                const float lse = (row_max + kw::log2_approx(row_sum)) * kw::kLn2;
+                const long long lse_head = lse_first + rows.head(m_start + row) * static_cast<long long>(params.seqlen_q);
+                params.lse[lse_head + rows.query(m_start + row)] = row_sum == 0.f ? -INFINITY : lse;
             }
 #pragma unroll
             for (int d = 0; d < kDTiles; ++d) {
                 const unsigned value =
                     kw::pack(acc.o[m][d][2 * h] * inverse, acc.o[m][d][2 * h + 1] * inverse, Element{});
-                const unsigned chunk = static_cast<unsigned>(d) ^ swizzle_of(row_in_tile);
-                kw::store_shared_u32(q_warp + row_in_warp * kRowBytes + chunk * 16 + (lane % 4) * 4, value);
+                const unsigned chunk = static_cast<unsigned>(d) ^ LayoutV::swizzle_of(row_in_tile);
+                kw::store_shared_u32(o_warp + row_in_warp * LayoutV::kRowBytes + chunk * 16 + (lane % 4) * 4, value);
             }
         }
     }
     __syncwarp();  // the warp's rows of O are complete
-    char* o_dst = params.out + 2 * (batch * params.out_batch_stride + head * params.out_head_stride);
+    char* o_dst = params.out + 2 * (out_first + head * params.out_head_stride + slice_column);
     const long long o_row_bytes = params.out_row_stride * 2;
 #pragma unroll
-    for (int first = 0; first < kRowsPerWarp * kRowChunks; first += 32) {
+    for (int first = 0; first < kRowsPerWarp * LayoutV::kChunks; first += 32) {
         const int index = first + lane;
-        const int row_in_warp = index / kRowChunks;
-        const unsigned chunk = index % kRowChunks;
+        const int row_in_warp = index / LayoutV::kChunks;
+        const unsigned chunk = index % LayoutV::kChunks;
         const int row = warp * kRowsPerWarp + row_in_warp;
-        if ((kRowsPerWarp * kRowChunks % 32 == 0 || row_in_warp < kRowsPerWarp) && row < rows_left) {
-            const uint4 value =
-                kw::load_shared_u128(q_warp + row_in_warp * kRowBytes + (chunk ^ swizzle_of(row_in_warp)) * 16);
-            *reinterpret_cast<uint4*>(o_dst + (m_start + row) * o_row_bytes + chunk * 16) = value;
+        if ((kRowsPerWarp * LayoutV::kChunks % 32 == 0 || row_in_warp < kRowsPerWarp) && row < rows_left) {
+            const uint4 value = kw::load_shared_u128(o_warp + row_in_warp * LayoutV::kRowBytes +
+                                                     (chunk ^ LayoutV::swizzle_of(row_in_warp)) * 16);
+            const long long head_bytes = rows.head(m_start + row) * (2 * params.out_head_stride);
+            *reinterpret_cast<uint4*>(o_dst + rows.query(m_start + row) * o_row_bytes + head_bytes + chunk * 16) = value;
         }
     }
+}
+
+extern "C" __global__ void __launch_bounds__(kNumThreads, 1)
+flash_fwd_sm80_bf16_hd40_causal1_m128_n64_w4_s2_qreg0(const __grid_constant__ FlashFwdParams params) {
+    extern __shared__ __align__(128) unsigned char smem[];
+    const int num_heads = kPackGqa ? params.num_heads_kv : params.num_heads_q;
+    // blockIdx.x = (sequence * num_heads + head) * num_m_blocks + m_block. Causal tiles with more keys come first, so that the
+    // longest do not start last. blockIdx.y is the slice of the output's columns.
+    const int tile = blockIdx.x % params.num_m_blocks;
+    const int list = blockIdx.x / params.num_m_blocks;
+    compute_tile(params, smem, kIsCausal ? params.num_m_blocks - 1 - tile : tile, list / num_heads, list % num_heads);
 }

@@ -5,12 +5,12 @@ from __future__ import annotations
 import ctypes
 import struct
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from fake_kernel import compute
-from fake_module import BINDING, PARAMETER_BYTES
+from fake_module import BINDING
 
 HERE = Path(__file__).parent
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
@@ -27,8 +27,11 @@ def compile_c(source: Path, output: Path, *flags: str) -> Path:
 class StandIn:
     """A stand-in library as tests see it: its log, what goes wrong, and what a launch computes."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, fields: Sequence[dict[str, Any]] = BINDING["fields"]) -> None:
         self.path = path
+        letters = {"ptr": "Q", "i64": "q", "i32": "i", "f32": "f"}
+        self.fields = [field["name"] for field in fields]
+        self.layout = "@" + "".join(letters[field["type"]] for field in fields)
         self.library = ctypes.CDLL(str(path))
         self.library.stand_in_log.restype = ctypes.c_char_p
         self.library.stand_in_parameters.restype = ctypes.POINTER(ctypes.c_ubyte)
@@ -51,16 +54,17 @@ class StandIn:
 
     def expect(self) -> None:
         """Keep the parameter block of the launches to come."""
-        self.library.stand_in_expect(ctypes.c_size_t(PARAMETER_BYTES))
+        self.library.stand_in_expect(ctypes.c_size_t(self.parameter_bytes))
+
+    @property
+    def parameter_bytes(self) -> int:
+        return struct.calcsize(self.layout + "0q")
 
     @property
     def parameters(self) -> dict[str, Any]:
         """The last launch's parameter block, by field, decoded as C lays it out."""
-        letters = {"ptr": "Q", "i64": "q", "i32": "i", "f32": "f"}
-        names = [field["name"] for field in BINDING["fields"]]
-        layout = "@" + "".join(letters[field["type"]] for field in BINDING["fields"])
-        data = bytes(self.library.stand_in_parameters()[: struct.calcsize(layout)])
-        return dict(zip(names, struct.unpack(layout, data), strict=True))
+        data = bytes(self.library.stand_in_parameters()[: struct.calcsize(self.layout)])
+        return dict(zip(self.fields, struct.unpack(self.layout, data), strict=True))
 
     def on_launch(self, function: Callable[[], None]) -> None:
         """Run a function inside every launch, with the GIL, as a kernel would run."""
@@ -72,8 +76,7 @@ class StandIn:
         """Let every launch compute attention from its parameter block."""
 
         def run() -> None:
-            words = self.launches[-1].split()
-            compute(self.parameters, (int(words[3]), int(words[4]), int(words[5])), words[1])
+            compute(self.parameters, self.launches[-1].split()[1])
 
         self.expect()
         self.on_launch(run)

@@ -8,11 +8,13 @@ import importlib
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from kernelwright import resource_dir
+from kernelwright.gen.binding import forward_binding
 
 DEVICES = {
     "a100": {"title": "NVIDIA A100-SXM4-80GB", "sm": 80, "num_sms": 108, "max_smem_bytes": 166912, "boost_mhz": 1410},
@@ -20,52 +22,24 @@ DEVICES = {
 }
 
 
-def strides(tensor: str) -> list[dict[str, Any]]:
-    """The three stride fields of a tensor."""
-    return [
-        {"name": f"{tensor}_{axis}_stride", "type": "i64", "from": ["stride", tensor, index]}
-        for index, axis in enumerate(("batch", "row", "head"))
-    ]
+BINDING: dict[str, Any] = json.loads(json.dumps(forward_binding()))
+FEATURES = tuple(BINDING["flags"][1:])
+CONSTANTS = {"block_m": 128, "num_slices": 1, "pack_gqa": 0, "persistent_blocks": 0}
 
 
-def tensor(name: str, dims: list[str], access: str, dtype: str = "io", optional: bool = False) -> dict[str, Any]:
-    """A tensor of a binding."""
-    return {"name": name, "dims": dims, "dtype": dtype, "access": access, "optional": optional}
-
-
-Q_DIMS = ["batch", "seqlen_q", "num_heads_q", "head_dim"]
-KV_DIMS = ["batch", "seqlen_k", "num_heads_kv", "head_dim"]
-BINDING: dict[str, Any] = {
-    "sizes": ["batch", "seqlen_q", "seqlen_k", "num_heads_q", "num_heads_kv", "head_dim"],
-    "tensors": [
-        tensor("q", Q_DIMS, "read"),
-        tensor("k", KV_DIMS, "read"),
-        tensor("v", KV_DIMS, "read"),
-        tensor("out", Q_DIMS, "write"),
-        tensor("lse", ["batch", "num_heads_q", "seqlen_q"], "write", "float32", True),
-    ],
-    "divides": [["num_heads_kv", "num_heads_q"]],
-    "scalars": ["softmax_scale"],
-    "flags": ["is_causal"],
-    "fixed": ["head_dim"],
-    "fields": [
-        *[{"name": name, "type": "ptr", "from": ["pointer", name]} for name in ("q", "k", "v", "out", "lse")],
-        *[field for name in ("q", "k", "v", "out") for field in strides(name)],
-        {"name": "seqlen_q", "type": "i32", "from": ["size", "seqlen_q"]},
-        {"name": "seqlen_k", "type": "i32", "from": ["size", "seqlen_k"]},
-        {"name": "num_heads_q", "type": "i32", "from": ["size", "num_heads_q"]},
-        {"name": "heads_per_kv", "type": "i32", "from": ["quotient", "num_heads_q", "num_heads_kv"]},
-        {"name": "num_m_blocks", "type": "i32", "from": ["ceil_div", "seqlen_q", "block_m"]},
-        {"name": "softmax_scale", "type": "f32", "from": ["scalar", "softmax_scale"]},
-    ],
-    "grid": [[["ceil_div", "seqlen_q", "block_m"], ["size", "num_heads_q"], ["size", "batch"]], [], []],
-}
-PARAMETER_BYTES = 160
-
-
-def kernel_name(dtype: str, head_dim: int, causal: bool, block_m: int, sm: int = 80) -> str:
+def kernel_name(
+    dtype: str,
+    head_dim: int,
+    causal: bool,
+    block_m: int,
+    sm: int = 80,
+    features: Sequence[str] = (),
+    head_dim_v: int = 0,
+) -> str:
     """The name of a stand-in kernel."""
-    return f"flash_fwd_sm{sm}_{dtype}_hd{head_dim}_causal{int(causal)}_m{block_m}"
+    said = "".join(f"_{name.partition('_')[2]}" for name in FEATURES if name in features)
+    values = f"_dv{head_dim_v}" if head_dim_v not in (0, head_dim) else ""
+    return f"flash_fwd_sm{sm}_{dtype}_hd{head_dim}{values}_causal{int(causal)}{said}_m{block_m}"
 
 
 class FakeModule:
@@ -100,6 +74,8 @@ class FakeModule:
         *,
         sm: int = 80,
         smem_bytes: int = 65536,
+        features: Sequence[str] = (),
+        head_dim_v: int = 0,
         when: dict[str, list[int | None]] | None = None,
         label: str = "hand",
         device: str | None = None,
@@ -108,7 +84,7 @@ class FakeModule:
         """Add a kernel, its files and a row; return its name."""
         folder = folder or self.folder / "kernels"
         folder.mkdir(parents=True, exist_ok=True)
-        name = kernel_name(dtype, head_dim, causal, block_m, sm)
+        name = kernel_name(dtype, head_dim, causal, block_m, sm, features, head_dim_v)
         files = {}
         for kind in ("cubin", "ptx"):
             data = f"{kind} of {name}\n".encode()
@@ -118,11 +94,18 @@ class FakeModule:
         self.table["kernels"][name] = {
             "operation": "flash_fwd",
             "sm": sm,
-            "problem": {"dtype": dtype, "head_dim": head_dim, "is_causal": causal},
-            "schedule": {"block_m": block_m, "block_n": 64, "num_stages": 2},
+            "problem": {
+                "dtype": dtype,
+                "head_dim": head_dim,
+                "head_dim_v": head_dim_v or head_dim,
+                "is_causal": causal,
+                **{name: name in features for name in FEATURES},
+            },
+            "schedule": {**CONSTANTS, "block_m": block_m, "block_n": 64, "num_stages": 2},
             "entry": name,
             "threads": 128,
             "smem_bytes": smem_bytes,
+            **CONSTANTS,
             "block_m": block_m,
             "registers": 168,
             "spill_bytes": 0,

@@ -10,14 +10,17 @@ import fake_kernel
 import pytest
 import torch
 from fake_driver import StandIn
+from fake_kernel import attended
+from fake_module import FEATURES
 
 from kernelwright.runtime.check import check_module
 from kernelwright.runtime.gate import judge
+from kernelwright.runtime.options import Options
 from kernelwright.runtime.problems import Problem, guarded, make_inputs, problems_for
 from kernelwright.runtime.reference import pt, reference
 
 CPU = torch.device("cpu")
-PROBLEM = {"dtype": "fp16", "head_dim": 64, "is_causal": True}
+PROBLEM = {"dtype": "fp16", "head_dim": 64, "head_dim_v": 64, "is_causal": True, **dict.fromkeys(FEATURES, False)}
 SCHEDULE = {"block_m": 32, "block_n": 16, "num_stages": 2}
 
 
@@ -30,23 +33,23 @@ def test_the_reference_agrees_with_torch(causal, make_tensors):
     repeated = [q, k.repeat_interleave(2, dim=2), v.repeat_interleave(2, dim=2)]
     heads_first = [one.double().transpose(1, 2) for one in repeated]
     expected = torch.nn.functional.scaled_dot_product_attention(*heads_first, is_causal=causal)
-    found = reference(q, k, v, None, is_causal=causal)
+    found = reference(attended(q, k, v, causal=causal))
     torch.testing.assert_close(found.out, expected.transpose(1, 2), atol=1e-12, rtol=0)
 
 
 def test_chunks_do_not_change_the_reference(make_tensors, monkeypatch):
     q, k, v = make_tensors(seqlen_q=23, seqlen_k=9)
-    whole = reference(q, k, v, 0.7, is_causal=True)
-    rounded = pt(q, k, v, 0.7, is_causal=True)
+    whole = reference(attended(q, k, v, softmax_scale=0.7, causal=True))
+    rounded = pt(attended(q, k, v, softmax_scale=0.7, causal=True))
     monkeypatch.setattr("kernelwright.runtime.reference.MAX_SCORES", 100)
-    parts = reference(q, k, v, 0.7, is_causal=True)
+    parts = reference(attended(q, k, v, softmax_scale=0.7, causal=True))
     assert torch.allclose(parts.out, whole.out, atol=1e-14) and torch.equal(parts.lse.isinf(), whole.lse.isinf())
-    assert torch.allclose(pt(q, k, v, 0.7, is_causal=True), rounded, atol=2e-3)
+    assert torch.allclose(pt(attended(q, k, v, softmax_scale=0.7, causal=True)), rounded, atol=2e-3)
 
 
 def test_values_of_one_give_one(make_tensors):
     q, k, v = make_tensors(seqlen_q=9, seqlen_k=5)
-    found = reference(q, k, torch.ones_like(v), None, is_causal=True)
+    found = reference(attended(q, k, torch.ones_like(v), causal=True))
     assert torch.allclose(found.out[:, 4:], torch.ones(1, dtype=torch.float64))
     assert (found.out[:, :4] == 0).all() and (found.magnitude[:, :4] == 0).all()
 
@@ -54,7 +57,7 @@ def test_values_of_one_give_one(make_tensors):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_pt_is_near_the_reference_and_rounded(make_tensors, dtype):
     q, k, v = make_tensors(seqlen_q=40, seqlen_k=50, dtype=dtype)
-    error = (pt(q, k, v, None, is_causal=True).double() - reference(q, k, v, None, is_causal=True).out).abs().max()
+    error = (pt(attended(q, k, v, causal=True)).double() - reference(attended(q, k, v, causal=True)).out).abs().max()
     assert 0 < error < 0.05
 
 
@@ -64,21 +67,21 @@ def test_pt_is_near_the_reference_and_rounded(make_tensors, dtype):
 def right(dtype: torch.dtype = torch.float16, **sizes: int) -> tuple[Any, ...]:
     q = torch.randn(2, sizes.get("seqlen_q", 40), 4, 64, generator=torch.Generator().manual_seed(3)).to(dtype)
     k, v = torch.randn(2, 2, 64, 2, 64, generator=torch.Generator().manual_seed(4)).to(dtype)
-    found = reference(q, k, v, None, is_causal=True)
+    found = reference(attended(q, k, v, causal=True))
     return found.out.to(dtype), found.lse.float(), q, k, v
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_rounded_reference_passes(dtype):
     out, lse, q, k, v = right(dtype)
-    verdict = judge(out, lse, q, k, v, None, is_causal=True)
+    verdict = judge(out, lse, attended(q, k, v, causal=True))
     assert verdict.passed and verdict.fault == "" and verdict.row_margin <= 1 and verdict.tensor_margin <= 1
 
 
 def test_a_large_error_fails_and_names_the_row():
     out, lse, q, k, v = right()
     out[1, 17, 2, 5] += 0.25
-    verdict = judge(out, lse, q, k, v, None, is_causal=True)
+    verdict = judge(out, lse, attended(q, k, v, causal=True))
     assert not verdict.passed and verdict.worst_row == (1, 17, 2)
     assert "largest error" in verdict.fault and "row batch 1, query 17, head 2" in verdict.fault
 
@@ -88,10 +91,10 @@ def test_an_error_that_the_tensor_hides_fails_by_row():
     _, _, q, k, v = right()
     v = v.clone()
     v[:, :, 1] *= 2.0**-9
-    found = reference(q, k, v, None, is_causal=True)
+    found = reference(attended(q, k, v, causal=True))
     out, lse = found.out.half(), found.lse.float()
     out[0, 39, 3] *= 0.95
-    verdict = judge(out, lse, q, k, v, None, is_causal=True)
+    verdict = judge(out, lse, attended(q, k, v, causal=True))
     assert verdict.tensor_margin <= 1 and verdict.row_margin > 1
     assert verdict.fault.startswith("row batch 0, query 39, head 3") and "1 of 320 rows fail" in verdict.fault
 
@@ -100,25 +103,25 @@ def test_an_error_that_the_tensor_hides_fails_by_row():
 def test_what_is_no_number_fails(value):
     out, lse, q, k, v = right()
     out[0, 0, 0, 0] = value
-    assert "largest error inf" in judge(out, lse, q, k, v, None, is_causal=True).fault
+    assert "largest error inf" in judge(out, lse, attended(q, k, v, causal=True)).fault
 
 
 @pytest.mark.parametrize("value", [3e-5, torch.nan, torch.inf, -torch.inf])
 def test_lse_is_held_to_its_own_tolerance(value):
     out, lse, q, k, v = right()
     lse[0, 0, 0] += value
-    assert "lse off by" in judge(out, lse, q, k, v, None, is_causal=True).fault
+    assert "lse off by" in judge(out, lse, attended(q, k, v, causal=True)).fault
 
 
 def test_rows_without_a_key_must_be_zero_with_lse_minus_infinity():
     out, lse, q, k, v = right(seqlen_q=80)  # 16 queries see no key
-    assert judge(out, lse, q, k, v, None, is_causal=True).passed
+    assert judge(out, lse, attended(q, k, v, causal=True)).passed
     for wrong in (torch.inf, 0.0, torch.nan):
         bad = lse.clone()
         bad[0, 0, 3] = wrong
-        assert "lse off by inf" in judge(out, bad, q, k, v, None, is_causal=True).fault
+        assert "lse off by inf" in judge(out, bad, attended(q, k, v, causal=True)).fault
     out[0, 3, 0, 0] = 0.001
-    assert "query 3" in judge(out, lse, q, k, v, None, is_causal=True).fault
+    assert "query 3" in judge(out, lse, attended(q, k, v, causal=True)).fault
 
 
 # ------------------------------------------------------------------ problems
@@ -137,7 +140,8 @@ def test_problems_cover_what_kernels_get_wrong():
 @pytest.mark.parametrize("layout", ["plain", "heads_first", "padded_heads", "expanded"])
 def test_inputs_lie_in_nan(layout):
     problem = Problem(seqlen_q=5, seqlen_k=6, dtype="fp16", head_dim=16, is_causal=False, batch=2, layout=layout)
-    for tensor in make_inputs(problem, 16, 0, CPU):
+    inputs = make_inputs(problem, 16, 0, CPU)
+    for tensor in (inputs.q, inputs.k, inputs.v):
         assert tensor.isfinite().all() and tensor.data_ptr() % 16 == 0
         assert all(stride % 8 == 0 for stride in tensor.stride()[:3]) and tensor.stride()[3] == 1
         whole = torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage())
@@ -160,8 +164,9 @@ def test_a_write_beside_a_tensor_is_seen(layout):
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_needle_carries_its_row(causal):
     problem = Problem(seqlen_q=40, seqlen_k=50, dtype="bf16", head_dim=64, is_causal=causal, kind="needle", group=2)
-    q, k, v = make_inputs(problem, 16, 0, CPU)
-    found = reference(q, k, v, None, is_causal=causal)
+    inputs = make_inputs(problem, 16, 0, CPU)
+    assert isinstance(inputs.options, Options) and inputs.options.causal is causal
+    found = reference(attended(inputs.q, inputs.k, inputs.v, causal=causal))
     assert torch.allclose(found.out.abs(), torch.ones(1, dtype=torch.float64), atol=1e-3)
     last = found.out[0, 0, 0, :12] if not causal else found.out[0, 36, 0, :12]
     key = sum(int(bit > 0) << index for index, bit in enumerate(last))
@@ -181,7 +186,9 @@ def checked(new_module) -> Iterator[Callable[..., Any]]:
     for causal in (False, True):
         fake.add("fp16", 64, causal, 32)
     fake.add("fp16", 64, False, 32, sm=90)
-    fake.table["kernels"] = {name: kernel | {"schedule": SCHEDULE} for name, kernel in fake.table["kernels"].items()}
+    fake.table["kernels"] = {
+        name: kernel | {"schedule": kernel["schedule"] | SCHEDULE} for name, kernel in fake.table["kernels"].items()
+    }
     fake.write()
     module = fake.load()
     stand_in = StandIn(fake.folder / "_emulator.so")
@@ -190,16 +197,10 @@ def checked(new_module) -> Iterator[Callable[..., Any]]:
         stand_in.fail("cuLaunchKernelEx", fail)
 
         def compute() -> None:
-            words = stand_in.launches[-1].split()
-            fields = stand_in.parameters
-            grid = (int(words[3]), int(words[4]), int(words[5]))
-            fake_kernel.compute(fields, grid, words[1])
+            fields, name = stand_in.parameters, stand_in.launches[-1].split()[1]
+            fake_kernel.compute(fields, name)
             if mutation:
-                heads, rows = fields["num_heads_q"], fields["seqlen_q"]
-                batch = grid[0] // (fields["num_m_blocks"] * heads)
-                strides = tuple(fields[f"out_{axis}_stride"] for axis in ("batch", "row", "head"))
-                out = fake_kernel.memory(fields["out"], (batch, rows, heads, 64), (*strides, 1), torch.float16)
-                mutation(fields, out)
+                mutation(fields, fake_kernel.inputs_and_out(fields, name)[3])
 
         stand_in.expect()
         stand_in.on_launch(compute)

@@ -14,6 +14,7 @@ import sys
 import sysconfig
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +23,6 @@ from typing import Any
 import pytest
 import torch
 from fake_driver import HERE, StandIn, compile_c
-from fake_module import BINDING, PARAMETER_BYTES
 
 from kernelwright import resource_dir
 from kernelwright.runtime.binding import lower, read_binding
@@ -38,6 +38,48 @@ ANY = (0, 2**63 - 1)
 def node(value: object) -> Node:
     return Node(value=value, path="$", file=Path("table.json"))
 
+
+def tensor(name: str, dims: list[str], access: str, **changes: Any) -> dict[str, Any]:
+    return {"name": name, "dims": dims, "dtype": "io", "access": access, "optional": False, "layout": "rows", **changes}
+
+
+Q_DIMS = ["batch", "seqlen_q", "num_heads_q", "head_dim"]
+KV_DIMS = ["batch", "seqlen_k", "num_heads_kv", "head_dim"]
+STRIDES = [
+    {"name": f"{name}_{axis}_stride", "type": "i64", "from": ["stride", name, index]}
+    for name in ("q", "k", "v", "out")
+    for index, axis in enumerate(("batch", "row", "head"))
+]
+TERMS = {
+    **{name: name for name in ("seqlen_q", "seqlen_k", "num_heads_q")},
+    "heads_per_kv": "floor_div(num_heads_q, num_heads_kv)",
+    "num_m_blocks": "ceil_div(seqlen_q, block_m)",
+}
+BINDING: dict[str, Any] = {
+    "sizes": ["batch", "seqlen_q", "seqlen_k", "num_heads_q", "num_heads_kv", "head_dim"],
+    "size_defaults": {},
+    "tensors": [
+        tensor("q", Q_DIMS, "read"),
+        tensor("k", KV_DIMS, "read"),
+        tensor("v", KV_DIMS, "read"),
+        tensor("out", Q_DIMS, "write"),
+        tensor("lse", ["batch", "num_heads_q", "seqlen_q"], "write", dtype="float32", optional=True, layout="dense"),
+    ],
+    "divides": [["num_heads_kv", "num_heads_q"]],
+    "scalars": [{"name": "softmax_scale", "type": "f32", "default": ["head_dim", -0.5]}],
+    "flags": ["is_causal"],
+    "fixed": ["head_dim"],
+    "visibility": {"": {"first_key": "0", "end_key": "seqlen_k"}},
+    "fields": [
+        *[{"name": name, "type": "ptr", "from": ["pointer", name]} for name in ("q", "k", "v", "out", "lse")],
+        *STRIDES,
+        *[{"name": name, "type": "i32", "from": ["term", text]} for name, text in TERMS.items()],
+        {"name": "softmax_scale", "type": "f32", "from": ["scalar", "softmax_scale"]},
+    ],
+    "grid": ["ceil_div(seqlen_q, block_m) * num_heads_q * batch", "1", "1"],
+}
+"""A small one; that of the forward kernels is tried by the module's tests."""
+PARAMETER_BYTES = 160
 
 LOWERED = lower(read_binding(node(BINDING)))
 
@@ -107,6 +149,13 @@ class Rig:
             for place, value in change.items():
                 call[name][places.index(place)] = value
         return {name: tuple(one) if isinstance(one, list) else one for name, one in call.items()}
+
+
+@pytest.fixture
+def stand_in(stand_in_path: Path) -> Iterator[StandIn]:
+    """The recording driver, with an empty log, for launches of the small binding."""
+    yield (one := StandIn(stand_in_path, BINDING["fields"]))
+    one.reset()
 
 
 @pytest.fixture
@@ -333,19 +382,30 @@ def test_clearing_devices_forgets_rows_and_keeps_kernels(rig):
         {"num_sizes": 99},
         {"num_constants": -1},
         {"tensors": ()},
-        {"tensors": (((0, 99), -1, False, False, False),)},
-        {"tensors": (((), -1, False, False, False),)},
+        {"tensors": (((0, 99), -1, False, False, 0),)},
+        {"tensors": (((), -1, False, False, 0),)},
+        {"tensors": (((0, 1), -1, False, False, 3),)},
+        {"size_defaults": (0,)},
+        {"size_defaults": (6, -1, -1, -1, -1, -1)},
         {"divides": ((0, 99),)},
-        {"scalars": ((99, 1.0),)},
+        {"scalars": ((99, 1.0, 0.0, False),)},
         {"fixed": (6,)},
-        {"fields": ((0, 0, 99, 0, (0, 0, 0)),)},
-        {"fields": ((9, 0, 0, 0, (0, 0, 0)),)},
-        {"fields": ((1, 1, 0, 4, (0, 0, 0)),)},
-        {"fields": ((1, 2, 0, 0, (0, -9, 0)),)},
-        {"fields": ((1, 2, 0, 0, (7, 0, 0)),)},
+        {"fields": ((0, 0, 99, 0, ()),)},
+        {"fields": ((9, 0, 0, 0, ()),)},
+        {"fields": ((1, 1, 0, 4, ()),)},
+        {"fields": ((1, 1, -1, 0, ()),)},
+        {"fields": ((1, 9, 0, 0, ()),)},
+        {"fields": ((3, 2, 0, 0, ((0, 1),)),)},
+        {"fields": ((1, 2, 0, 0, ()),)},
+        {"fields": ((1, 2, 0, 0, ((1, 7),)),)},
+        {"fields": ((1, 2, 0, 0, ((1, -9),)),)},
+        {"fields": ((1, 2, 0, 0, ((99, 0),)),)},
+        {"fields": ((1, 2, 0, 0, ((2, 0),)),)},
+        {"fields": ((1, 2, 0, 0, ((0, 1), (0, 1))),)},
+        {"fields": ((1, 2, 0, 0, ((0, 1),) * 65),)},
         {"grid": ((), ())},
-        {"grid": (((0, 99, 0),), (), ())},
-        {"fields": ((1, 1, 0, 0, (0, 0, 0)),) * 513},
+        {"grid": (((1, 99),), ((0, 1),), ((0, 1),))},
+        {"fields": ((1, 1, 0, 0, ()),) * 513},
     ],
 )
 def test_a_binding_out_of_range_is_refused(extension, changes):
@@ -456,7 +516,7 @@ def test_a_child_may_start_its_own_driver(extension, stand_in):
 
 @pytest.fixture
 def emulated(extension: ModuleType, stand_in_emulator_path: Path) -> Rig:
-    stand_in = StandIn(stand_in_emulator_path)
+    stand_in = StandIn(stand_in_emulator_path, BINDING["fields"])
     yield Rig(extension, stand_in)
     stand_in.reset()
 
@@ -504,7 +564,7 @@ from pathlib import Path
 import test_launcher as t
 spec = t.importlib.util.spec_from_file_location("_launcher", {launcher!r})
 extension = t.importlib.util.module_from_spec(spec); spec.loader.exec_module(extension)
-rig = t.Rig(extension, t.StandIn(Path({emulator!r})))
+rig = t.Rig(extension, t.StandIn(Path({emulator!r}), t.BINDING["fields"]))
 library = ctypes.CDLL({emulator!r})
 wait = ctypes.cast(library.stand_in_wait_launch, ctypes.c_void_p)
 library.stand_in_on_launch(wait)

@@ -17,8 +17,10 @@ from fake_driver import StandIn
 
 from kernelwright.gen import spec
 from kernelwright.runtime import engine
+from kernelwright.runtime.attention import SCALARS, TENSORS
 from kernelwright.runtime.devices import DeviceKey, configuration, emulated_facts
 from kernelwright.runtime.errors import DriverError
+from kernelwright.runtime.inputs import describe
 from kernelwright.runtime.settings import Emulate, Settings, parse_emulate, read_settings
 from kernelwright.runtime.table import read_table
 
@@ -62,10 +64,9 @@ def test_python_and_the_launcher_choose_the_same_row(new_module, make_tensors, t
             )
             causal = generator.random() < 0.5
             told = module.explain(*inputs, causal=causal).variant
-            from kernelwright.runtime.inputs import describe
-
             plain = [describe(one, False) for one in (*inputs, torch.empty_like(inputs[0]))]
-            assert engine.launch_operation.match(*plain, None, None, int(causal), None) == told
+            absent = (None,) * (len(TENSORS) - len(plain) + len(SCALARS))
+            assert engine.launch_operation.match(*plain, *absent, int(causal), None) == told
             found.add(told)
     assert len(found) > 10
 
@@ -75,7 +76,7 @@ def test_no_kernel_ends_with_the_command_that_adds_one(loaded, make_tensors):
         loaded.flash_attn_func(*make_tensors(head_dim=96, dtype=torch.bfloat16))
     assert isinstance(caught.value, LookupError)
     lines = str(caught.value).splitlines()
-    assert lines[-1] == "gen build --arch sm80 --head-dim 96 --dtype bf16"
+    assert lines[-1] == "gen build --arch sm80 --head-dim 96 --dtype bf16 --features none"
     assert any("is compiled for head_dim=64, the call has head_dim=96" in line for line in lines)
     assert loaded.explain(*make_tensors(head_dim=96)).variant is None
 
@@ -161,15 +162,21 @@ def test_no_kernel_names_an_architecture_that_helps(new_module, stand_in, monkey
     module = fake.load()
     routes = importlib.import_module(f"{fake.folder.name}._runtime.routes")
     devices = importlib.import_module(f"{fake.folder.name}._runtime.devices")
-    call = routes.Call(operation="flash_fwd", dtype="bf16", flags={"is_causal": True}, sizes={"head_dim": 96})
+    sizes = {"head_dim": 96, "head_dim_v": 96}
+    call = routes.Call(operation="flash_fwd", dtype="bf16", flags={"is_causal": True}, sizes=sizes)
     with pytest.raises(module.NoKernelError) as caught:
-        module._module.engine.kernel_for(devices.DeviceKey(type="cuda", index=1), call)
-    assert str(caught.value).splitlines()[-1] == f"gen build --arch {arch} --head-dim 96 --dtype bf16"
+        module._module.engine.kernel_for(devices.DeviceKey(type="cuda", index=1), [call])
+    assert str(caught.value).splitlines()[-1] == f"gen build --arch {arch} --head-dim 96 --dtype bf16 --features causal"
 
 
 def test_a_head_dim_that_no_kernel_is_made_for_is_not_offered(loaded, make_tensors):
-    with pytest.raises(loaded.NoKernelError, match=r"head_dim up to 256, not 264\.$"):
-        loaded.flash_attn_func(*make_tensors(head_dim=264))
+    with pytest.raises(loaded.NoKernelError, match=r"head_dim up to 512, not 520\.$"):
+        loaded.flash_attn_func(*make_tensors(head_dim=520))
+    q, k, v = make_tensors(head_dim=264)
+    with pytest.raises(loaded.NoKernelError, match=r"head_dim_v .* multiples of 16 above 256, not 264\.$"):
+        loaded.flash_attn_func(q, k, v)
+    with pytest.raises(loaded.NoKernelError, match=r"--head-dim 264 --head-dim-v 272 --dtype fp16 --features none$"):
+        loaded.flash_attn_func(q, k, torch.nn.functional.pad(v, (0, 8)))
     assert engine.MAX_HEAD_DIM == spec.MAX_HEAD_DIM
 
 

@@ -42,7 +42,7 @@ FAULTS = {
     "row key": ("rows/0/speed", 1, r"\$\.rows\[0\]\.speed is not known"),
     "kernel key": ("kernels/K/speed", 1, r"\$\.kernels\.K\.speed is not known"),
     "constant": ("kernels/K/block_m", ..., r"\$\.kernels\.K lacks the key 'block_m'"),
-    "constant of zero": ("kernels/K/block_m", 0, r"block_m must be from 1 to"),
+    "constant below zero": ("kernels/K/block_m", -1, r"block_m must be from 0 to"),
     "bool for a number": ("kernels/K/threads", True, r"threads must be an integer, got true"),
     "threads": ("kernels/K/threads", 2048, r"threads must be from 1 to 1024, got 2048"),
     "problem field": ("kernels/K/problem/softcap", 1.0, r"\$\.kernels\.K\.problem\.softcap is not known"),
@@ -58,10 +58,17 @@ FAULTS = {
     "dims": ("operations/flash_fwd/tensors/0/dims/0", "bach", r"tensors\[0\]\.dims\[0\] must be one of batch"),
     "field type": ("operations/flash_fwd/fields/0/type", "i32", r"fields\[0\]\.type is 'i32'; a pointer goes into ptr"),
     "field source": ("operations/flash_fwd/fields/0/from", ["pointer", "w"], r"from\[1\] must be one of q, k, v"),
-    "stride": ("operations/flash_fwd/fields/5/from", ["stride", "q", 4], r"from\[2\] must be from 0 to 3, got 4"),
-    "grid": ("operations/flash_fwd/grid", [[], []], r"grid must hold three products, got 2"),
-    "term": ("operations/flash_fwd/grid/0/0", ["ceil_div", "batch"], r"has 1 operands, ceil_div takes 2"),
-    "unbound size": ("operations/flash_fwd/sizes/6", "pages", r"names 'pages', which no required tensor has"),
+    "stride": ("operations/flash_fwd/fields/STRIDE/from", ["stride", "q", 4], r"from\[2\] must be from 0 to 3, got 4"),
+    "grid": ("operations/flash_fwd/grid", ["1", "1"], r"grid must hold three expressions, got 2"),
+    "term": ("operations/flash_fwd/grid/0", "ceil_div(batch)", r"grid\[0\] .*ceil_div with 1 arguments is not known"),
+    "term of no text": ("operations/flash_fwd/grid/0", 1, r"grid\[0\] must be a text, got 1"),
+    "unbound size": ("operations/flash_fwd/sizes/SIZE", "pages", r"names 'pages', which no tensor has"),
+    "default of a size": ("operations/flash_fwd/size_defaults/num_seqs", "x", r"num_seqs must be one of batch"),
+    "layout": ("operations/flash_fwd/tensors/0/layout", "odd", r"layout must be one of rows, dense, any"),
+    "scalar type": ("operations/flash_fwd/scalars/0/type", "f64", r"type must be one of f32, i32"),
+    "scalar default": ("operations/flash_fwd/scalars/0/default", ["head_dim"], r"a number, or a size and its power"),
+    "visibility": ("operations/flash_fwd/visibility/is_odd", {}, r"visibility\.is_odd is not known"),
+    "bounds of keys": ("operations/flash_fwd/visibility/is_local/end_key", "a / b", r"end_key .*only names, whole num"),
 }
 
 
@@ -70,8 +77,11 @@ def test_a_fault_is_named_by_file_and_path(new_module, name):
     path, value, message = FAULTS[name]
     fake = new_module()
     kernel = fake.add()
+    binding = fake.table["operations"]["flash_fwd"]
     if name == "unbound size":
-        fake.table["operations"]["flash_fwd"]["sizes"].append("")
+        binding["sizes"].append("")
+    path = path.replace("SIZE", str(len(binding["sizes"]) - 1))
+    path = path.replace("STRIDE", str([one["name"] for one in binding["fields"]].index("q_batch_stride")))
     set_at(fake.table, path.replace("K", kernel), value)
     folder = fake.write()
     with pytest.raises(TableError, match=message.replace("K", kernel)) as caught:
