@@ -1,10 +1,11 @@
 """What compiling kernels cost, against what the plan predicted: CPU seconds, peak memory, size of PTX and cubin.
 
     gen build --arch sm80 --profile all_head_dims --name flash_all --out out/all
-    python benchmarks/build_cost.py out/all
+    python benchmarks/build_cost.py out/all [OUT...]
 
 CPU seconds and memory are those of the compiler when it compiled a kernel, recorded beside it (a kernel from the cache
-keeps its first record). The fit is what `kernelwright.gen.plan.predict_cost` holds. Nothing here concerns a GPU's time.
+keeps its first record). The fit, over kernels that differ enough for one, is what `kernelwright.gen.plan.COSTS` holds.
+Nothing here concerns a GPU's time.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kernelwright.gen.plan import mma_per_step, predict_cost
+from kernelwright.gen.plan import cost_terms, predict_cost
 from kernelwright.gen.spec import Variant
 
 QUANTITIES = ("cpu_seconds", "peak_mib", "size_kib")
@@ -39,8 +40,11 @@ def read_reports(folder: Path) -> list[tuple[Variant, dict[str, float]]]:
 
 
 def summarise(reports: list[tuple[Variant, dict[str, float]]]) -> dict[str, object]:
-    """Return per quantity the range, the error of the prediction, and a fresh fit over mma instructions."""
-    body = np.array([mma_per_step(variant) for variant, _ in reports], dtype=float)
+    """Return per quantity the range, the error of the prediction, and a fresh fit of relative errors."""
+    terms = [cost_terms(variant) for variant, _ in reports]
+    matrix = np.array([list(one.values()) for one in terms], dtype=float)
+    held = matrix.any(axis=0)
+    names = [name for name, is_held in zip(terms[0], held, strict=True) if is_held]
     summary: dict[str, object] = {
         "kernels": len(reports),
         "spilling": [variant.name for variant, cost in reports if cost["spill_bytes"]],
@@ -48,26 +52,30 @@ def summarise(reports: list[tuple[Variant, dict[str, float]]]) -> dict[str, obje
     for quantity in QUANTITIES:
         actual = np.array([cost[quantity] for _, cost in reports])
         predicted = np.array([getattr(predict_cost(variant), quantity) for variant, _ in reports])
-        slope, start = np.polyfit(body, actual, 1) if len(set(body)) > 1 else (float("nan"), float("nan"))
+        weighted = matrix[:, held] / actual[:, None]
+        fit, _, rank, _ = np.linalg.lstsq(weighted, np.ones(len(actual)), rcond=None)
         summary[quantity] = {
             "min": round(float(actual.min()), 3),
             "max": round(float(actual.max()), 3),
             "sum": round(float(actual.sum()), 1),
             "predicted_sum": round(float(predicted.sum()), 1),
             "mean_error_percent": round(float(np.abs(predicted / actual - 1).mean() * 100), 1),
-            "fit": f"{start:.3g} + {slope:.3g} * mma_per_step",
+            "fit": {name: float(f"{one:.3g}") for name, one in zip(names, fit, strict=True)}
+            if rank == len(names) < len(actual)
+            else "too few different kernels",
         }
     return summary
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, help="an out folder of gen build")
+    parser.add_argument("out", type=Path, nargs="+", help="out folders of gen build")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    reports = read_reports(args.out)
+    found = {variant.name: (variant, cost) for out in args.out for variant, cost in read_reports(out)}
+    reports = list(found.values())
     if not reports:
-        print(f"{args.out}: no reports of compiled kernels in obj/; run gen build --out {args.out}", file=sys.stderr)
+        print(f"{args.out[0]}: no reports of compiled kernels in obj/; run gen build --out OUT", file=sys.stderr)
         return 1
     summary = summarise(reports)
     if args.json:

@@ -67,18 +67,41 @@ def mma_per_step(variant: Variant) -> int:
     m_tiles = schedule.block_m // (16 * schedule.num_warps)
     depth_steps = -(-problem.head_dim // 16)
     qk = m_tiles * schedule.block_n // 8 * depth_steps
-    pv = m_tiles * problem.head_dim // 8 * (schedule.block_n // 16)
+    pv = m_tiles * variant.slice_columns // 8 * (schedule.block_n // 16)
     return qk + pv
 
 
-def predict_cost(variant: Variant) -> Cost:
-    """Model the cost of compiling a variant from the mma instructions of its body, which is emitted twice.
+def cost_terms(variant: Variant) -> dict[str, float]:
+    """Return what a kernel's body holds, by the names of COSTS: mma instructions of a key tile, the scores of one that
+    a lane holds, and the work of each feature on each of these."""
+    schedule, problem = variant.schedule, variant.problem
+    scores = schedule.block_m // (16 * schedule.num_warps) * schedule.block_n // 2
+    terms: dict[str, float] = {"kernel": 1, "mma": mma_per_step(variant), "scores": scores}
+    terms |= {name: scores * (name in problem.features) for name in ("softcap", "alibi", "bias", "dropout", "sparse")}
+    return {**terms, "local": problem.is_local, "walk": problem.is_block_sparse}
 
-    Straight lines through the 128 kernels of the profile all_head_dims for sm80, nvcc 13.0: 5 % mean error in CPU
-    seconds, 2 % in memory, 4 % in size (`python benchmarks/build_cost.py OUT` fits them again).
-    """
-    body = mma_per_step(variant)
-    return Cost(cpu_seconds=0.50 + 0.0014 * body, peak_mib=90 + 0.009 * body, size_kib=77 + 0.83 * body)
+
+COSTS: dict[str, dict[str, float]] = {
+    "cpu_seconds": {
+        **{"kernel": 0.57, "mma": 0.0022, "scores": -0.0007, "local": 0.03, "walk": 0.065},
+        **{"softcap": 0.0017, "alibi": 0.0025, "bias": 0.0038, "dropout": 0.0028, "sparse": 0.0005},
+    },
+    "peak_mib": {"kernel": 93},
+    "size_kib": {
+        **{"kernel": 95, "mma": 0.86, "scores": -0.1, "local": 4, "walk": 9},
+        **{"softcap": 0.92, "alibi": 0.53, "bias": 0.45, "dropout": 0.57, "sparse": 0.29},
+    },
+}
+"""What each term costs. Fitted to 248 kernels for sm80 with and without features, nvcc 13.0: 6 % mean error in CPU
+seconds, 1 % in memory, 4 % in size (`python benchmarks/build_cost.py OUT...` compares and fits again)."""
+
+
+def predict_cost(variant: Variant) -> Cost:
+    """Model the cost of compiling a variant from what its body holds, which is emitted twice."""
+    terms = cost_terms(variant)
+    return Cost(
+        **{quantity: sum(terms[name] * cost for name, cost in costs.items()) for quantity, costs in COSTS.items()}
+    )
 
 
 def make_plan(profile: Profile, sms: list[int]) -> BuildPlan:

@@ -287,6 +287,13 @@ class Engine:
         if head_dim_v > WHOLE_HEAD_DIM_V and head_dim_v % 16:
             limit = f"Kernels are made for head_dim_v in multiples of 16 above {WHOLE_HEAD_DIM_V}, not {head_dim_v}."
             return "\n".join([head, *reasons, limit])
+        tiled = [one for one in route.choices if one.image and one.has_other_tile(call)]
+        if tiled:
+            tiles = sorted({tuple(int(str(one.kernel.schedule[name])) for name in call.multiples) for one in tiled})
+            sizes = ", or ".join(f"block_q of {block_m} and block_k of {block_n}" for block_m, block_n in tiles)
+            return "\n".join(
+                [head, *reasons, f"Make the block mask of blocks that tiles divide: multiples for {sizes}."]
+            )
         add = ["gen", "build", "--arch", arch, "--head-dim", str(head_dim)]
         add += ["--head-dim-v", str(head_dim_v)] if head_dim_v != head_dim else []
         add += ["--dtype", call.dtype, "--features", ",".join(feature_names(call.flags)) or "none"]
@@ -303,8 +310,8 @@ def reasons_against(choices: Sequence[Candidate], call: Call, limit: int = 8) ->
     """Return one line per variant that does not answer, those that come nearest first."""
 
     def nearness(one: Candidate) -> int:
-        same_head_dim = one.kernel.problem.get("head_dim") == call.sizes.get("head_dim")
-        return (one.kernel.dtype == call.dtype) + same_head_dim
+        wanted = {**call.flags, **call.sizes, "dtype": call.dtype}
+        return sum(wanted.get(name) == value for name, value in one.kernel.problem.items())
 
     lines: dict[str, str] = {}
     for one in sorted(choices, key=nearness, reverse=True):

@@ -15,7 +15,7 @@ import torch
 from .attention import SCALARS, TENSORS, Attention, Result, mark_written
 from .block_mask import BlockMask
 from .errors import InputTypeError, UnsupportedInputError
-from .inputs import HEAD_DIM_STEP, MAX_SCALE, check, plain_tensor
+from .inputs import HEAD_DIM_STEP, MAX_SCALE, check
 from .options import NO_WINDOW, Options, Sequences, Window
 from .reference import Attended
 
@@ -352,18 +352,25 @@ def _padded(q: Any, k: Any, v: Any, options: Options) -> tuple[list[torch.Tensor
     As FlashAttention-2's functions do; the default softmax_scale is that of the head_dim given.
     """
     tensors = (q, k, v)
-    if any(
-        type(one) not in (torch.Tensor, torch.nn.Parameter) or one.dim() < 3 or not one.shape[-1] for one in tensors
-    ):
+    if not all(_may_be_padded(one) for one in tensors):
         return None, options  # what is wrong is said by those who check
     missing = [-one.shape[-1] % HEAD_DIM_STEP for one in tensors]
     if not any(missing):
         return None, options
-    for name, one in zip("qkv", tensors, strict=True):
-        plain_tensor(name, one)
     if options.softmax_scale is None:
         options = replace(options, softmax_scale=q.shape[-1] ** -0.5)
     return [torch.nn.functional.pad(one, (0, more)) for one, more in zip(tensors, missing, strict=True)], options
+
+
+def _may_be_padded(tensor: object) -> bool:
+    return (
+        type(tensor) in (torch.Tensor, torch.nn.Parameter)
+        and isinstance(tensor, torch.Tensor)
+        and tensor.layout == torch.strided
+        and not tensor.is_nested
+        and tensor.dim() >= 3
+        and tensor.shape[-1] > 0
+    )
 
 
 def _as_flash_attention(

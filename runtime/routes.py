@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .binding import DTYPE_CODES, Binding
 from .launcher import KernelObject, LaunchRow
@@ -67,6 +67,10 @@ class Candidate:
                 upper = "any" if high == NO_BOUND else str(high)
                 return f"is meant for {name} from {low} to {upper}, the call has {value}"
         return self.why_illegal or None
+
+    def has_other_tile(self, call: Call) -> bool:
+        """Whether nothing but the tile keeps this row from answering the call."""
+        return self.why_unfit(call) is not None and self.why_unfit(replace(call, multiples={})) is None
 
     def grid(self, binding: Binding, numbers: Mapping[str, int]) -> tuple[int, int, int]:
         """Return the grid of a launch, from sizes, scalars and numbers of the device."""
