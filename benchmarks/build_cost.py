@@ -42,9 +42,8 @@ def read_reports(folder: Path) -> list[tuple[Variant, dict[str, float]]]:
 def summarise(reports: list[tuple[Variant, dict[str, float]]]) -> dict[str, object]:
     """Return per quantity the range, the error of the prediction, and a fresh fit of relative errors."""
     terms = [cost_terms(variant) for variant, _ in reports]
-    matrix = np.array([list(one.values()) for one in terms], dtype=float)
-    held = matrix.any(axis=0)
-    names = [name for name, is_held in zip(terms[0], held, strict=True) if is_held]
+    names = [name for name in terms[0] if any(one[name] for one in terms)]
+    matrix = np.array([[one[name] for name in names] for one in terms], dtype=float)
     summary: dict[str, object] = {
         "kernels": len(reports),
         "spilling": [variant.name for variant, cost in reports if cost["spill_bytes"]],
@@ -52,7 +51,7 @@ def summarise(reports: list[tuple[Variant, dict[str, float]]]) -> dict[str, obje
     for quantity in QUANTITIES:
         actual = np.array([cost[quantity] for _, cost in reports])
         predicted = np.array([getattr(predict_cost(variant), quantity) for variant, _ in reports])
-        weighted = matrix[:, held] / actual[:, None]
+        weighted = matrix / actual[:, None]
         fit, _, rank, _ = np.linalg.lstsq(weighted, np.ones(len(actual)), rcond=None)
         summary[quantity] = {
             "min": round(float(actual.min()), 3),

@@ -34,9 +34,8 @@ _PROBS_GRANULE = 128  # FlashAttention-2 rounds the sizes of S_dmask up to it
 def make_functions(attention: Attention) -> dict[str, Callable[..., Any]]:  # Any: each function has its own type
     """Return a module's functions by name. The names they use are bound here, once, for speed."""
     empty_like, empty, float32 = torch.empty_like, torch.empty, torch.float32
-    tensor_type = torch.Tensor
-    no_tensors = (None,) * (len(TENSORS) - 5)
-    no_scalars = (None,) * (len(SCALARS) - 1)
+    tensor_type, no_window, max_scale = torch.Tensor, NO_WINDOW, MAX_SCALE
+    assert (len(TENSORS), len(SCALARS)) == (17, 10)  # written out in the call of launch below, which is quicker
 
     def flash_attn_func(
         q: torch.Tensor,
@@ -94,30 +93,41 @@ def make_functions(attention: Attention) -> dict[str, Callable[..., Any]]:  # An
             NoKernelError: if no kernel was built for this; the last line says how to build it.
             LaunchError, DriverError, TableError: if the launch, the driver or a file fails.
         """
-        usual = type(q) is tensor_type and (causal is False or causal is True)
-        usual = usual and (return_lse is False or return_lse is True) and return_attn_probs is False
-        usual = usual and dropout_p == 0 and softcap == 0 and attention_chunk == 0 and window_size == NO_WINDOW
-        usual = usual and alibi_slopes is None and bias is None and sink is None
-        if usual and (softmax_scale is None or (type(softmax_scale) is float and 0.0 < softmax_scale <= MAX_SCALE)):
+        if (
+            type(q) is tensor_type
+            and dropout_p == 0.0
+            and softcap == 0.0
+            and attention_chunk == 0
+            and (window_size is no_window or window_size == no_window)
+            and alibi_slopes is None
+            and bias is None
+            and sink is None
+            and (causal is False or causal is True)
+            and (return_lse is False or return_lse is True)
+            and return_attn_probs is False
+            and (softmax_scale is None or (type(softmax_scale) is float and 0.0 < softmax_scale <= max_scale))
+        ):
             lse = result = None
             try:
                 if out is not None:
                     if type(out) is tensor_type and not out.requires_grad and not out.is_neg():
                         result = out
-                elif q.shape[-1] == v.shape[-1]:
-                    result = empty_like(q)
+                else:
+                    result = empty_like(q)  # of another head_dim than v's: launch() leaves it to the long way
                 if return_lse and result is not None:
                     batch, seqlen_q, num_heads, _ = q.shape if q.dim() == 4 else (0, 0, 0, 0)
                     lse = empty((batch, num_heads, seqlen_q), dtype=float32, device=q.device)
             except (RuntimeError, AttributeError, IndexError):  # no shape, or no memory: the long way says what
                 result = None
-            launched = result is not None and attention.launch(
-                q, k, v, result, lse, *no_tensors, softmax_scale, *no_scalars, causal, None
-            )
-            if launched:
+            # fmt: off
+            if result is not None and attention.launch(
+                q, k, v, result, lse, None, None, None, None, None, None, None, None, None, None, None, None,  # TENSORS
+                softmax_scale, None, None, None, None, None, None, None, None, None,  # SCALARS
+                causal, None,
+            ):
+                # fmt: on
                 if out is not None:
                     mark_written(out)
-                assert result is not None
                 return result if lse is None else (result, lse)
         options = Options(
             softmax_scale=softmax_scale,
