@@ -14,6 +14,7 @@ import torch
 
 from .attention import SCALARS, TENSORS, Attention, Result, mark_written
 from .block_mask import BlockMask
+from .engine import WHOLE_HEAD_DIM_V
 from .errors import InputTypeError, UnsupportedInputError
 from .inputs import HEAD_DIM_STEP, MAX_SCALE, check
 from .options import NO_WINDOW, Options, Sequences, Window
@@ -364,7 +365,10 @@ def _padded(q: Any, k: Any, v: Any, options: Options) -> tuple[list[torch.Tensor
     tensors = (q, k, v)
     if not all(_may_be_padded(one) for one in tensors):
         return None, options  # what is wrong is said by those who check
-    missing = [-one.shape[-1] % HEAD_DIM_STEP for one in tensors]
+    # Beyond this two thread blocks share the columns of v.
+    step_v = HEAD_DIM_STEP if v.shape[-1] <= WHOLE_HEAD_DIM_V else 2 * HEAD_DIM_STEP
+    steps = (HEAD_DIM_STEP, HEAD_DIM_STEP, step_v)
+    missing = [-one.shape[-1] % step for one, step in zip(tensors, steps, strict=True)]
     if not any(missing):
         return None, options
     if options.softmax_scale is None:

@@ -13,6 +13,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from fake_kernel import attended
 
 from kernelwright.runtime.check import check_module
 from kernelwright.runtime.reference import reference
@@ -64,7 +65,7 @@ def test_both_ways_of_reading_tensors_give_the_same_bits(folder, make_tensors, t
         f"import sys, torch, warnings; sys.path.insert(0, {str(folder.parent)!r}); import {NAME} as module;"
         "warnings.simplefilter('ignore'); torch.manual_seed(0);"
         "q = torch.randn(1, 70, 4, 64).half(); k, v = torch.randn(2, 1, 90, 2, 64).half();"
-        "results = [module.flash_attn_func(q, k, v, None, True, True) for _ in range(2)];"
+        "results = [module.flash_attn_func(q, k, v, causal=True, return_lse=True) for _ in range(2)];"
         "torch.save([one for result in results for one in result], sys.argv[1])"
     )
     saved = []
@@ -126,8 +127,9 @@ def test_long_softmax_scales_and_many_heads(module):
     q = torch.randn(1, 3, 16, 40, generator=torch.Generator().manual_seed(0)).bfloat16()
     k, v = torch.randn(2, 1, 5, 2, 40, generator=torch.Generator().manual_seed(1)).bfloat16()
     for scale in (1e-3, 1.0, 30.0):
-        found = module.flash_attn_func(q, k, v, scale)
-        torch.testing.assert_close(found.double(), reference(q, k, v, scale, is_causal=False).out, atol=2e-2, rtol=2e-2)
+        found = module.flash_attn_func(q, k, v, softmax_scale=scale)
+        expected = reference(attended(q, k, v, softmax_scale=scale)).out
+        torch.testing.assert_close(found.double(), expected, atol=2e-2, rtol=2e-2)
 
 
 def test_the_report_counts(module, make_tensors):
@@ -143,6 +145,38 @@ def test_the_command_at_the_end_of_no_kernel_builds_one(module, make_tensors):
     assert (tool, verb) == ("gen", "build")
     answer = gen(verb, *rest, "--dry-run")
     assert answer.returncode == 0 and "hd96" in answer.stdout + answer.stderr, answer.stderr
+
+
+FEATURES = {
+    "every score and mask": {
+        "window_size": (9, 0),
+        "softcap": 5.0,
+        "alibi_slopes": torch.arange(4) / 8,
+        "bias": torch.linspace(-1, 1, 4 * 5 * 7).half().view(1, 4, 5, 7),
+    },
+    "dropout": {"dropout_p": 0.25, "rng_state": torch.tensor([3, 64])},
+    "causal and a chunk": {"causal": True, "attention_chunk": 3},
+}
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_the_command_builds_exactly_what_the_call_misses(module, make_tensors, tmp_path, name):
+    q, k, v = make_tensors()
+    v = v[..., :48].contiguous()
+    with pytest.raises(module.NoKernelError) as caught:
+        module.flash_attn_func(q, k, v, **FEATURES[name])
+    tool, verb, *rest = str(caught.value).splitlines()[-1].split()
+    assert (tool, verb) == ("gen", "build")
+    answer = gen(verb, *rest, "--out", str(tmp_path), "--name", "missing")
+    assert answer.returncode == 0, answer.stderr
+    module.load_table(tmp_path / "missing" / "kernels")
+    try:
+        found = module.flash_attn_func(q, k, v, **FEATURES[name])
+        assert len(list((tmp_path / "missing" / "kernels").glob("*.cubin"))) == 1
+    finally:
+        module.load_table(None)
+    expected = reference(attended(q, k, v, **FEATURES[name])).out
+    torch.testing.assert_close(found.double(), expected, atol=4e-3, rtol=4e-3)
 
 
 def test_another_device_can_be_played(folder):
