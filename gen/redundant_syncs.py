@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from kernelwright.gen.layout import tile_layout
+from kernelwright.gen.layout import tile_layouts
 from kernelwright.gen.spec import Variant
 
 Edge = Literal["ldmatrix", "barrier"]
@@ -64,13 +64,13 @@ def _warps_overwrite_own_q(variant: Variant) -> bool:
     begin at 0 and those of V at `num_stages * block_n`.
     """
     schedule = variant.schedule
-    step = tile_layout(variant).copy_rows
+    step = tile_layouts(variant).qk.copy_rows
     rows_per_warp = schedule.block_m // schedule.num_warps
     tiles = range(max(1, schedule.num_stages - 1))
     starts = [stage * schedule.block_n for stage in tiles]
     if schedule.num_stages > 1:  # with one stage V is copied after a barrier
         starts += [(schedule.num_stages + stage) * schedule.block_n for stage in tiles]
-    columns = tile_layout(variant).copy_cols
+    columns = tile_layouts(variant).qk.copy_cols
     return all(
         (start + row) // rows_per_warp == lane_row * columns // 32 == ((lane_row + 1) * columns - 1) // 32
         for start in starts

@@ -116,6 +116,36 @@ struct Visibility {
     __device__ __forceinline__ static int choose(int condition, int a, int b) { return condition != 0 ? a : b; }
 };
 
+// The rows of a tile: queries of one head, or of the heads of a group in turn.
+struct Rows {
+    int heads;  // in the tile, 1 unless kPackGqa
+
+    __device__ __forceinline__ int query(int row) const { return kPackGqa ? row / heads : row; }
+    // Which of the tile's heads.
+    __device__ __forceinline__ int head(int row) const { return kPackGqa ? row % heads : 0; }
+};
+
+// Hide the keys that a row does not see. Lanes hold rows `row` + 16 m + 8 h and the columns from `key` on.
+__device__ __forceinline__ void apply_mask(float (&s)[kMTiles][kNTiles][4], const Visibility& visibility,
+                                           const Rows& rows, int row, int key) {
+#pragma unroll
+    for (int m = 0; m < kMTiles; ++m) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+            const int query = rows.query(row + m * 16 + h * 8);
+            const int end = visibility.end_key(query) - key;
+            [[maybe_unused]] const int begin = visibility.first_key(query) - key;
+#pragma unroll
+            for (int n = 0; n < kNTiles; ++n) {
+#pragma unroll
+                for (int c = 0; c < 2; ++c) {
+                    const int column = n * 8 + c;
+                    if (column >= end || (kIsLocal && column < begin)) s[m][n][2 * h + c] = -INFINITY;
+                }
+            }
+        }
+    }
+}
 // Invariant, over the keys j folded in so far:
 //   row_max = max_j s_j,  row_sum = this lane's share of sum_j exp2(scale_log2 (s_j - row_max)),
 //   o_acc = sum_j exp2(scale_log2 (s_j - row_max)) * v_j
@@ -179,37 +209,6 @@ __device__ __forceinline__ void multiply_qk(float (&s)[kMTiles][kNTiles][4], uns
             for (int m = 0; m < kMTiles; ++m) {
                 kw::mma_1688(s[m][n], q_frag[m], k_frag[0], Element{});
                 kw::mma_1688(s[m][n + 1], q_frag[m], k_frag[1], Element{});
-            }
-        }
-    }
-}
-
-// The rows of a tile: queries of one head, or of the heads of a group in turn.
-struct Rows {
-    int heads;  // in the tile, 1 unless kPackGqa
-
-    __device__ __forceinline__ int query(int row) const { return kPackGqa ? row / heads : row; }
-    // Which of the tile's heads.
-    __device__ __forceinline__ int head(int row) const { return kPackGqa ? row % heads : 0; }
-};
-
-// Hide the keys that a row does not see. Lanes hold rows `row` + 16 m + 8 h and the columns from `key` on.
-__device__ __forceinline__ void apply_mask(float (&s)[kMTiles][kNTiles][4], const Visibility& visibility,
-                                           const Rows& rows, int row, int key) {
-#pragma unroll
-    for (int m = 0; m < kMTiles; ++m) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-            const int query = rows.query(row + m * 16 + h * 8);
-            const int end = visibility.end_key(query) - key;
-            [[maybe_unused]] const int begin = visibility.first_key(query) - key;
-#pragma unroll
-            for (int n = 0; n < kNTiles; ++n) {
-#pragma unroll
-                for (int c = 0; c < 2; ++c) {
-                    const int column = n * 8 + c;
-                    if (column >= end || (kIsLocal && column < begin)) s[m][n][2 * h + c] = -INFINITY;
-                }
             }
         }
     }
@@ -389,7 +388,9 @@ __device__ __forceinline__ void compute_tile(const FlashFwdParams& params, unsig
                     q_reg[m][kKSteps][1] = q_frag[1];
                 }
             }
-            __syncthreads();  // Q's bytes may be overwritten by K and V
+            // Q's bytes may be overwritten by K and V. Where each warp copies to its own rows of Q alone only the promise is
+            // missing that ldmatrix has read for all lanes when it is over.
+            __syncthreads();
         }
         copier.template copy<kBlockN, true>(k_smem, k_src, k_row_bytes, keys_left);
         copier_v.template copy<kBlockN, true>(v_smem, v_src, v_row_bytes, keys_left);
@@ -443,7 +444,9 @@ __device__ __forceinline__ void compute_tile(const FlashFwdParams& params, unsig
 
     // Epilogue: normalise, write lse, and stage O in shared memory to store it by rows of 16-byte chunks.
     if constexpr (kQInRegs || LayoutV::kRowBytes != LayoutQK::kRowBytes) {
-        __syncthreads();  // no thread still reads what O overwrites
+        // No thread still reads the tiles that O overwrites. With one stage and an O no larger than K nobody does anyway:
+        // the last barrier of the loop is after the reads of K. With a single warp it is for ldmatrix, as below.
+        __syncthreads();
     } else {
         // A warp overwrites its own rows of Q only, when all its lanes have read them. ldmatrix executes for the warp as a
         // whole, so its reads are done; the PTX memory model does not promise it, and this costs nothing.

@@ -121,74 +121,6 @@ struct Visibility {
     __device__ __forceinline__ static int choose(int condition, int a, int b) { return condition != 0 ? a : b; }
 };
 
-// Invariant, over the keys j folded in so far:
-//   row_max = max_j s_j,  row_sum = this lane's share of sum_j exp2(scale_log2 (s_j - row_max)),
-//   o_acc = sum_j exp2(scale_log2 (s_j - row_max)) * v_j
-struct Accumulator {
-    float o[kMTiles][kDTiles][4];
-    float row_max[kMTiles][2];
-    float row_sum[kMTiles][2];
-};
-
-// s = Q K^T of one key tile. Lanes address Q by rows (lane % 16, chunk lane / 16) and K by pairs of 8 keys.
-__device__ __forceinline__ void multiply_qk(float (&s)[kMTiles][kNTiles][4], unsigned q_lane,
-                                            unsigned (&q_reg)[kQInRegs ? kMTiles : 1][kQInRegs ? kKSteps + 1 : 1][4],
-                                            unsigned k_lane, unsigned q_tail, unsigned k_tail) {
-#pragma unroll
-    for (int m = 0; m < kMTiles; ++m) {
-#pragma unroll
-        for (int n = 0; n < kNTiles; ++n) {
-#pragma unroll
-            for (int e = 0; e < 4; ++e) s[m][n][e] = 0.f;
-        }
-    }
-#pragma unroll
-    for (int k = 0; k < kKSteps; ++k) {
-        unsigned q_frag[kMTiles][4];
-#pragma unroll
-        for (int m = 0; m < kMTiles; ++m) {
-            if constexpr (kQInRegs) {
-#pragma unroll
-                for (int e = 0; e < 4; ++e) q_frag[m][e] = q_reg[m][k][e];
-            } else {
-                kw::ldmatrix_x4(q_frag[m], LayoutQK::pair_address(q_lane, 2 * k) + m * 16 * LayoutQK::kRowBytes);
-            }
-        }
-#pragma unroll
-        for (int n = 0; n < kNTiles; n += 2) {
-            unsigned k_frag[4];
-            kw::ldmatrix_x4(k_frag, LayoutQK::pair_address(k_lane, 2 * k) + n * 8 * LayoutQK::kRowBytes);
-#pragma unroll
-            for (int m = 0; m < kMTiles; ++m) {
-                kw::mma_16816(s[m][n], q_frag[m], k_frag[0], k_frag[1], Element{});
-                kw::mma_16816(s[m][n + 1], q_frag[m], k_frag[2], k_frag[3], Element{});
-            }
-        }
-    }
-    if constexpr (kHasTail) {  // the last chunk of a row: depth 8
-        unsigned q_frag[kMTiles][2];
-#pragma unroll
-        for (int m = 0; m < kMTiles; ++m) {
-            if constexpr (kQInRegs) {
-                q_frag[m][0] = q_reg[m][kKSteps][0];
-                q_frag[m][1] = q_reg[m][kKSteps][1];
-            } else {
-                kw::ldmatrix_x2(q_frag[m], q_tail + m * 16 * LayoutQK::kRowBytes);
-            }
-        }
-#pragma unroll
-        for (int n = 0; n < kNTiles; n += 2) {
-            unsigned k_frag[2];
-            kw::ldmatrix_x2(k_frag, k_tail + n * 8 * LayoutQK::kRowBytes);
-#pragma unroll
-            for (int m = 0; m < kMTiles; ++m) {
-                kw::mma_1688(s[m][n], q_frag[m], k_frag[0], Element{});
-                kw::mma_1688(s[m][n + 1], q_frag[m], k_frag[1], Element{});
-            }
-        }
-    }
-}
-
 // The rows of a tile: queries of one head, or of the heads of a group in turn.
 struct Rows {
     int heads;  // in the tile, 1 unless kPackGqa
@@ -293,6 +225,92 @@ struct Dropout {
     }
 };
 
+// Hide what the bits of a block hide: 32 keys a word, the lowest bit first.
+__device__ __forceinline__ void apply_bits(float (&s)[kMTiles][kNTiles][4], const int* bits, int words_per_row,
+                                           int row, int column) {
+#pragma unroll
+    for (int m = 0; m < kMTiles; ++m) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+            const int* line = bits + (row + m * 16 + h * 8) * words_per_row;
+#pragma unroll
+            for (int n = 0; n < kNTiles; ++n) {
+                const int at = column + n * 8;
+                const int pair = line[at >> 5] >> (at & 31);
+                if (!(pair & 1)) s[m][n][2 * h] = -INFINITY;
+                if (!(pair & 2)) s[m][n][2 * h + 1] = -INFINITY;
+            }
+        }
+    }
+}
+// Invariant, over the keys j folded in so far:
+//   row_max = max_j s_j,  row_sum = this lane's share of sum_j exp2(scale_log2 (s_j - row_max)),
+//   o_acc = sum_j exp2(scale_log2 (s_j - row_max)) * v_j
+struct Accumulator {
+    float o[kMTiles][kDTiles][4];
+    float row_max[kMTiles][2];
+    float row_sum[kMTiles][2];
+};
+
+// s = Q K^T of one key tile. Lanes address Q by rows (lane % 16, chunk lane / 16) and K by pairs of 8 keys.
+__device__ __forceinline__ void multiply_qk(float (&s)[kMTiles][kNTiles][4], unsigned q_lane,
+                                            unsigned (&q_reg)[kQInRegs ? kMTiles : 1][kQInRegs ? kKSteps + 1 : 1][4],
+                                            unsigned k_lane, unsigned q_tail, unsigned k_tail) {
+#pragma unroll
+    for (int m = 0; m < kMTiles; ++m) {
+#pragma unroll
+        for (int n = 0; n < kNTiles; ++n) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) s[m][n][e] = 0.f;
+        }
+    }
+#pragma unroll
+    for (int k = 0; k < kKSteps; ++k) {
+        unsigned q_frag[kMTiles][4];
+#pragma unroll
+        for (int m = 0; m < kMTiles; ++m) {
+            if constexpr (kQInRegs) {
+#pragma unroll
+                for (int e = 0; e < 4; ++e) q_frag[m][e] = q_reg[m][k][e];
+            } else {
+                kw::ldmatrix_x4(q_frag[m], LayoutQK::pair_address(q_lane, 2 * k) + m * 16 * LayoutQK::kRowBytes);
+            }
+        }
+#pragma unroll
+        for (int n = 0; n < kNTiles; n += 2) {
+            unsigned k_frag[4];
+            kw::ldmatrix_x4(k_frag, LayoutQK::pair_address(k_lane, 2 * k) + n * 8 * LayoutQK::kRowBytes);
+#pragma unroll
+            for (int m = 0; m < kMTiles; ++m) {
+                kw::mma_16816(s[m][n], q_frag[m], k_frag[0], k_frag[1], Element{});
+                kw::mma_16816(s[m][n + 1], q_frag[m], k_frag[2], k_frag[3], Element{});
+            }
+        }
+    }
+    if constexpr (kHasTail) {  // the last chunk of a row: depth 8
+        unsigned q_frag[kMTiles][2];
+#pragma unroll
+        for (int m = 0; m < kMTiles; ++m) {
+            if constexpr (kQInRegs) {
+                q_frag[m][0] = q_reg[m][kKSteps][0];
+                q_frag[m][1] = q_reg[m][kKSteps][1];
+            } else {
+                kw::ldmatrix_x2(q_frag[m], q_tail + m * 16 * LayoutQK::kRowBytes);
+            }
+        }
+#pragma unroll
+        for (int n = 0; n < kNTiles; n += 2) {
+            unsigned k_frag[2];
+            kw::ldmatrix_x2(k_frag, k_tail + n * 8 * LayoutQK::kRowBytes);
+#pragma unroll
+            for (int m = 0; m < kMTiles; ++m) {
+                kw::mma_1688(s[m][n], q_frag[m], k_frag[0], Element{});
+                kw::mma_1688(s[m][n + 1], q_frag[m], k_frag[1], Element{});
+            }
+        }
+    }
+}
+
 // The key tiles of a query tile, from the last one down. A list has pairs (key block, number of its bits or -1) in
 // ascending order for each block of queries; blocks are whole multiples of tiles.
 struct TileWalk {
@@ -304,6 +322,8 @@ struct TileWalk {
     __device__ __forceinline__ void start(int count, int n_end) {
         entry = count;
         sub_tile = 0;
+        n_block = n_begin - 1;
+        bits = -1;
         do {
             next();
         } while (n_block >= n_end);
@@ -323,25 +343,6 @@ struct TileWalk {
         if (n_block < n_begin) entry = sub_tile = 0;  // and no more: the next call ends the walk
     }
 };
-
-// Hide what the bits of a block hide: 32 keys a word, the lowest bit first.
-__device__ __forceinline__ void apply_bits(float (&s)[kMTiles][kNTiles][4], const int* bits, int words_per_row,
-                                           int row, int column) {
-#pragma unroll
-    for (int m = 0; m < kMTiles; ++m) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-            const int* line = bits + (row + m * 16 + h * 8) * words_per_row;
-#pragma unroll
-            for (int n = 0; n < kNTiles; ++n) {
-                const int at = column + n * 8;
-                const int pair = line[at >> 5] >> (at & 31);
-                if (!(pair & 1)) s[m][n][2 * h] = -INFINITY;
-                if (!(pair & 2)) s[m][n][2 * h + 1] = -INFINITY;
-            }
-        }
-    }
-}
 
 // Fold one tile of scores into the row statistics: rescale what is there and turn s into probabilities.
 template <bool kMasked>
@@ -541,7 +542,9 @@ __device__ __forceinline__ void compute_tile(const FlashFwdParams& params, unsig
                     q_reg[m][kKSteps][1] = q_frag[1];
                 }
             }
-            __syncthreads();  // Q's bytes may be overwritten by K and V
+            // Q's bytes may be overwritten by K and V. Where each warp copies to its own rows of Q alone only the promise is
+            // missing that ldmatrix has read for all lanes when it is over.
+            __syncthreads();
         }
         // Loads one tile; any may be partial, and lies anywhere.
         const auto load_k = [&](unsigned to, int n_block) {
@@ -611,7 +614,9 @@ __device__ __forceinline__ void compute_tile(const FlashFwdParams& params, unsig
 
     // Epilogue: normalise, write lse, and stage O in shared memory to store it by rows of 16-byte chunks.
     if constexpr (kQInRegs || LayoutV::kRowBytes != LayoutQK::kRowBytes) {
-        __syncthreads();  // no thread still reads what O overwrites
+        // No thread still reads the tiles that O overwrites. With one stage and an O no larger than K nobody does anyway:
+        // the last barrier of the loop is after the reads of K. With a single warp it is for ldmatrix, as below.
+        __syncthreads();
     } else {
         // A warp overwrites its own rows of Q only, when all its lanes have read them. ldmatrix executes for the warp as a
         // whole, so its reads are done; the PTX memory model does not promise it, and this costs nothing.
