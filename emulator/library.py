@@ -15,11 +15,12 @@ SOURCE_DIR = Path(__file__).parent / "src"
 # Handlers and everything else a warp instruction touches: compiled once for any processor and once for AVX2, chosen at
 # run time. The baseline objects come first: where both define the same inline function the linker keeps the first.
 _HOT = (
-    "alu_int", "alu_float", "alu_half", "compare", "convert", "memory", "async", "mbarrier", "warp_ops", "matrix", "calls",
-    "directed", "variant",
+    "alu_int", "alu_float", "alu_half", "compare", "convert", "memory", "async", "mbarrier", "warp_ops", "matrix",
+    "calls", "directed", "variant",
 )  # fmt: skip
 _LOADER = (
-    "lexer", "parser", "link", "decode", "decode_forms", "decode_mbarrier", "decode_matrix", "registers", "undefined_flow",
+    "lexer", "parser", "link", "decode", "decode_forms", "decode_mbarrier", "decode_matrix", "registers",
+    "undefined_flow",
 )  # fmt: skip
 _COMMON = (
     "driver", "launch", "report", "select", "checks", "race", "global_race", "barriers", "mbarrier_state", "schedule",

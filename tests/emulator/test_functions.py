@@ -511,5 +511,5 @@ def test_functions_as_nvcc_compiles_them(tmp_path, flags):
 def test_an_undefined_argument_may_be_handed_over_and_is_judged_where_it_matters():
     body = CALL_TRIPLE.replace("st.param.b32 [param0+0], %r1;", "st.param.b32 [param0+0], %r8;")
     assert len(out_of(body + "st.global.u32 [%rd2], %r1;\n", before=TRIPLE)) == 32
-    with pytest.raises(emu.EmulatorError, match="undefined_value.*%r9 is stored here"):
+    with pytest.raises(emu.EmulatorError, match=r"undefined_value.*%r9 is stored here"):
         out_of(body + STORE, before=TRIPLE)
