@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import struct
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -35,13 +34,13 @@ from io_complexity_report import draw, markdown  # noqa: E402
 from kernelwright.build.kernels import BuiltKernel, build_kernels  # noqa: E402
 from kernelwright.emulator.host_library import HostCompilerError  # noqa: E402
 from kernelwright.emulator.launch import EmulatorError, Memory, load  # noqa: E402
-from kernelwright.gen.binding import forward_binding  # noqa: E402
+from kernelwright.gen.commands.emulated import Kernel  # noqa: E402
 from kernelwright.gen.errors import KernelError  # noqa: E402
+from kernelwright.gen.launch_params import TensorArgument, launch_params  # noqa: E402
 from kernelwright.gen.spec import ForwardProblem, ForwardSchedule, Variant  # noqa: E402
 
 SM = 80
 RESULTS = ROOT / "benchmarks" / "results" / "io_complexity"
-_FORMATS = {"ptr": "Q", "i64": "q", "i32": "i", "f32": "f"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,35 +159,19 @@ def count(kernel: BuiltKernel, case: Case) -> dict[str, int]:
     shape = (case.batch, case.seqlen, case.num_heads, head_dim)
     arrays = {name: np.zeros(shape, dtype=np.float16) for name in ("q", "k", "v", "out")}
     arrays["lse"] = np.zeros((case.batch, case.num_heads, case.seqlen), dtype=np.float32)
-    sizes = {"batch": case.batch, "seqlen_q": case.seqlen, "seqlen_k": case.seqlen, "head_dim": head_dim}
-    sizes |= {"num_heads_q": case.num_heads, "num_heads_kv": case.num_heads}
-    num_m_blocks = -(-case.seqlen // variant.schedule.block_m)
-
-    def value(kind: str, *args: Any) -> int | float:  # Any: the binding is data
-        match kind:
-            case "pointer":
-                return int(arrays[args[0]].ctypes.data)
-            case "stride":
-                array = arrays[args[0]]
-                return int(array.strides[args[1]] // array.itemsize)
-            case "size":
-                return sizes[args[0]]
-            case "quotient":
-                return sizes[args[0]] // sizes[args[1]]
-            case "ceil_div":
-                return num_m_blocks
-            case "scalar":
-                return float(head_dim**-0.5)
-        raise AssertionError(kind)
-
-    fields: Any = forward_binding()["fields"]
-    layout = "".join(_FORMATS[field["type"]] for field in fields)
-    params = struct.pack(f"@{layout}0q", *(value(*field["from"]) for field in fields))
+    arguments = {
+        name: TensorArgument(
+            address=int(one.ctypes.data), shape=one.shape, strides=tuple(step // one.itemsize for step in one.strides)
+        )
+        for name, one in arrays.items()
+    }
+    launched = Kernel.of(variant)
+    params = launch_params(launched.binding, arguments, constants=launched.constants, scalars={})
     report = load(kernel.ptx.decode()).launch(
         variant.name,
-        grid=(num_m_blocks * case.num_heads * case.batch,),
+        grid=params.grid,
         block=(variant.schedule.threads,),
-        args=[params],
+        args=[params.struct],
         memory=[Memory(array=one, access="read" if name in "qkv" else "write") for name, one in arrays.items()],
         shared_bytes=variant.smem_bytes,
         checks=("memory",),
