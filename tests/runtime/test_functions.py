@@ -5,6 +5,7 @@ Results are compared with the textbook formula, which is written out here.
 
 from __future__ import annotations
 
+import ast
 import inspect
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from conftest import Loaded
+from kernelwright import resource_dir
 from kernelwright.runtime.dropout import keep_mask
 from kernelwright.runtime.functions import FUNCTIONS
 
@@ -115,6 +117,19 @@ def test_the_signature_is_that_of_flash_attention_2(featured, name):
     assert all(
         one.kind is one.KEYWORD_ONLY and one.default is not NONE for one in parameters if one.name not in positional
     )
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_stub_has_the_arguments_of_the_function(featured, name):
+    stub = ast.parse((resource_dir("runtime") / "module_init.pyi").read_text())
+    found = [one for one in stub.body if isinstance(one, ast.FunctionDef) and one.name == name]
+    parameters = inspect.signature(getattr(featured, name)).parameters
+    assert [one.arg for one in [*found[0].args.args, *found[0].args.kwonlyargs]] == list(parameters)
+    assert len(found) > 1 and all(
+        {one.arg for one in [*f.args.args, *f.args.kwonlyargs]} == set(parameters) for f in found
+    )
+    (exported,) = [one for one in stub.body if isinstance(one, ast.Assign)]
+    assert ast.literal_eval(exported.value) == featured.module.__all__
 
 
 def test_every_function_is_the_modules_own(featured):
