@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "build": {"kernelwright", "gen", "emulator"},
     "runtime": {"torch"},
     "emulator": {"numpy"},
-    "tuner": {"kernelwright", "gen", "build", "runtime", "emulator", "optuna", "numpy", "tqdm", "torch"},
+    "tuner": {"kernelwright", "gen", "build", "runtime", "emulator", "optuna", "numpy", "tqdm", "torch", "sklearn"},
 }
 COMPOSITION_ROOTS = ("gen/cli.py", "gen/commands/", "tuner/cli.py", "tuner/commands")
 VARIABLE = re.compile(r"KERNELWRIGHT_[A-Z][A-Z0-9_]*")

@@ -17,6 +17,7 @@ from kernelwright.gen.terminal import MISUSED, open_streams, run_command
 
 DEFAULT_TRIALS = 150
 DEFAULT_MINUTES = 10.0
+_STRATEGIES = "exhaustive, forest, tpe or random"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"tuner {args.verb}",
         lambda: _run(args),
         misuse=(UsageError, SpecError),
-        interrupted=lambda: f"finished points are kept. Go on with: {_again(argv)}",
+        interrupted=lambda: "" if args.verb == "replay" else f"finished points are kept. Go on with: {_again(argv)}",
     )
 
 
@@ -47,6 +48,10 @@ def _run(args: argparse.Namespace) -> int:
         from kernelwright.tuner import commands_report
 
         return commands_report.report(args)
+    if args.verb == "replay":
+        from kernelwright.tuner import replay_command
+
+        return replay_command.run_replay(args)
     from kernelwright.tuner import commands_tables
 
     return {"export": commands_tables.export, "merge": commands_tables.merge, "diff": commands_tables.diff}[args.verb](
@@ -92,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         "--minutes", type=float, default=DEFAULT_MINUTES, metavar="M", help="time for this run (default: %(default)g)"
     )
     run.add_argument("--seed", type=int, default=0, metavar="S", help="of every random choice (default: 0)")
+    run.add_argument("--strategy", metavar="S", help=f"{_STRATEGIES} (default: by the number of points)")
     run.add_argument("--storage", metavar="FILE|URL", help="Optuna storage (default: a journal file in OUT/tuner)")
     run.add_argument("--resume", action="store_true", help="continue a study that has results")
     run.add_argument("--retry-quarantined", action="store_true", help="with --resume: try what failed again")
@@ -100,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--dry-run", action="store_true", help="count points and refusals; needs no GPU and no nvcc")
     run.add_argument("--json", action="store_true", help="print the result as JSON")
     _add_tables(verbs)
+    _add_replay(verbs)
     return parser
 
 
@@ -138,3 +145,18 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--label", choices=["modelled", "measured"], help="of the figures, where there are both")
     parser.add_argument("--device", metavar="NAME", help="that was tuned for, where there are several")
     parser.add_argument("--out", type=_folder, default=Path("out"), metavar="DIR", help="of tuner run (default: out)")
+
+
+def _add_replay(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "Compare search strategies on a recorded space; needs no GPU."
+    replay = verbs.add_parser("replay", help=text, description=f"{text} Evaluations are unique legal points.")
+    replay.add_argument("file", type=Path, metavar="FILE", help="Kernel Tuner cache or T4 results, .json or .json.gz")
+    replay.add_argument(
+        "--strategy", action="append", metavar="S", help=f"{_STRATEGIES} (may be repeated; default: as tuner run)"
+    )
+    replay.add_argument("--repeats", type=int, default=20, metavar="N", help="searches a strategy (default: 20)")
+    replay.add_argument("--budget", type=int, default=200, metavar="N", help="evaluations a search (default: 200)")
+    replay.add_argument("--seed", type=int, default=0, metavar="S", help="of every random choice (default: 0)")
+    replay.add_argument("--jobs", type=int, metavar="N", help="searches at a time (default: all cores)")
+    replay.add_argument("--noise", action="store_true", help="tell medians of 3 drawn repeats in place of the means")
+    replay.add_argument("--json", action="store_true", help="print the result as JSON")

@@ -22,6 +22,7 @@ from kernelwright.tuner.pool import enumerate_pool, require_legal_points
 from kernelwright.tuner.report import describe_pool, pool_text, ranking, ranking_text, rows_text, standing_text
 from kernelwright.tuner.search import Budget
 from kernelwright.tuner.space import DEFAULT_SPACE, Space, load_space, space_names
+from kernelwright.tuner.strategy_names import parse_strategy
 from kernelwright.tuner.target import Target, choose_target, find_gpu
 from kernelwright.tuner.tune import Request, Result, tune
 from kernelwright.tuner.work import Work
@@ -39,6 +40,8 @@ class Published:
 def run(args: argparse.Namespace) -> int:
     """Tune, publish and print."""
     _check(args)
+    if args.strategy is not None:
+        parse_strategy(args.strategy)  # before anything is done
     name = args.space or DEFAULT_SPACE
     space = _load(name, None)
     target = choose_target(args.arch, args.backend, space.sm, None if args.dry_run else find_gpu())
@@ -61,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
         resume=args.resume,
         gpu=target.gpu,
         retry_quarantined=args.retry_quarantined,
+        strategy=None if args.strategy is None else parse_strategy(args.strategy),
     )
     result, published = tune_and_publish(request, target, args.module, args.out)
     if args.json:

@@ -189,16 +189,13 @@ class _Race(Generic[C]):
 
     def _pass(self, order: Sequence[C], reference: C, phase: Phase, round_: int) -> None:
         """Visit candidates once each, in batches between two looks at the reference."""
-        before = self._level(reference)
+        before = self._level(reference) or 1.0
         for start in range(0, len(order), self.settings.batch):
             batch = [one for one in order[start : start + self.settings.batch] if one not in self.dropped]
             for attempt in range(self.settings.repeats + 1):
                 taken = self._batch(batch, before, phase)
-                after = self._level(reference)
-                if before is None or after is None:
-                    before = after = before or after or 1.0  # the reference died: go on at its last level
-                drifted = abs(after / before - 1) > self.settings.drift
-                if not drifted or attempt == self.settings.repeats:
+                after = self._level(reference) or before  # a reference that died: go on at its last level
+                if abs(after / before - 1) <= self.settings.drift or attempt == self.settings.repeats:
                     break
                 self.repeated += 1
                 self._keep(taken, before, after, phase, round_, counts=False)
@@ -207,11 +204,11 @@ class _Race(Generic[C]):
             self._keep(taken, before, after, phase, round_, counts=True)
             before = after
 
-    def _batch(self, batch: Sequence[C], level: float | None, phase: Phase) -> list[tuple[C, tuple[float, ...], int]]:
+    def _batch(self, batch: Sequence[C], level: float, phase: Phase) -> list[tuple[C, tuple[float, ...], int]]:
         """Visit each candidate; return its samples, and how many of them are thrown away."""
         taken: list[tuple[C, tuple[float, ...], int]] = []
         for one in batch:
-            limit = self.settings.hopeless * self.best * (level or 1.0)
+            limit = self.settings.hopeless * self.best * level
             looked: tuple[float, ...] = ()
             if phase == "estimate" and one != self.default:
                 first = self._visit(one, 0)
@@ -350,4 +347,4 @@ def signed_rank(differences: Sequence[float]) -> float:
         for total, count in counts.items():
             grown[total + rank] = grown.get(total + rank, 0) + count
         counts = grown
-    return sum(count for total, count in counts.items() if total <= above) / 2 ** len(ranks)
+    return float(sum(count for total, count in counts.items() if total <= above) / 2 ** len(ranks))

@@ -1,35 +1,32 @@
 """An Optuna sampler over an enumerated pool: never an illegal point, never one twice.
 
 Told with FAIL, invalid points are invisible to Optuna's samplers, which then keep proposing them; and no sampler of
-Optuna prevents repetitions. So the pool decides what may be tried and TPE decides what to try first.
+Optuna prevents repetitions. So the pool decides what may be tried and a strategy decides what to try first. Trials
+stay in Optuna's study, for its storages and dashboard.
 """
 
 from __future__ import annotations
 
-import random
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
 from optuna.trial import TrialState
 
-from kernelwright.tuner.space import FIELDS, Point
+from kernelwright.tuner.points import Point, PointPool
+from kernelwright.tuner.strategies import History, Strategy
 
-_STARTUP_TRIALS = 16  # at random before TPE has a say
-_PROPOSALS = 24  # of TPE for one point; if all are illegal or tried, the free point nearest to the last is taken
+FAILED_VALUE = 1e12
+"""Told for a failed point: worse than any cycles or microseconds, and finite, so that every storage keeps it."""
 
 TAKEN = (TrialState.COMPLETE, TrialState.RUNNING)
 """Trials whose point is not tried again; one that was interrupted is FAIL and free again."""
 
 
-def distributions(choices: Mapping[str, Sequence[int | bool]]) -> dict[str, Any]:  # Any: optuna is untyped to mypy
-    """Return the study's parameters: categorical, since TPE does much worse on encoded tile sizes."""
+def distributions(choices: Mapping[str, Sequence[Any]]) -> dict[str, Any]:  # Any: optuna is untyped to mypy
+    """Return the study's parameters, categorical: which values are close is the pool's business."""
     return {name: optuna.distributions.CategoricalDistribution(list(values)) for name, values in choices.items()}
-
-
-def point_of_params(params: Mapping[str, Any]) -> Point | None:
-    """Return the point of a trial; None if it was lost before it had all its parameters."""
-    return tuple(params[name] for name in FIELDS) if set(FIELDS) <= set(params) else None
 
 
 class PoolSampler(optuna.samplers.BaseSampler):  # type: ignore[misc]  # optuna is untyped to mypy
@@ -38,54 +35,65 @@ class PoolSampler(optuna.samplers.BaseSampler):  # type: ignore[misc]  # optuna 
     Args:
         pool: points that may be tried.
         choices: values of each parameter, as in the study.
-        first: the point to try before any other, or None.
-        seed: of every random choice; the same study and seed give the same next point.
-        guided: let TPE order the points; else the order is random, which does where all will be tried.
+        strategy: decides the order.
+        first: points to try before any other, in this order: the default, and what won elsewhere.
     """
 
     def __init__(
-        self,
-        pool: Sequence[Point],
-        choices: Mapping[str, Sequence[int | bool]],
-        *,
-        first: Point | None,
-        seed: int,
-        guided: bool,
+        self, pool: PointPool, choices: Mapping[str, Sequence[Any]], strategy: Strategy, first: Sequence[Point] = ()
     ) -> None:
-        self._pool, self._first, self._seed, self._guided = list(pool), first, seed, guided
+        self._pool, self._strategy, self._index = pool, strategy, pool.index()
         self._distributions = distributions(choices)
-        self._open = {name: one for name, one in self._distributions.items() if not one.single()}
+        self._first = [self._index[point] for point in dict.fromkeys(first)]
+        self._finished: dict[int, tuple[int, float] | None] = {}  # by a trial's number: its point and value
+        self._planned: list[int] = []
 
     def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
         return self._distributions
 
     def sample_relative(self, study: Any, trial: Any, search_space: dict[str, Any]) -> dict[str, Any]:
-        taken = study.get_trials(deepcopy=False, states=TAKEN)
-        tried = {point_of_params(one.params) for one in taken}
-        free = [point for point in self._pool if point not in tried]
-        if not free:
+        if not self._planned:
+            self.plan(study, 1)
+        if not self._planned:
             raise LookupError("every point of the pool has been tried")
-        if self._first in free:
-            point = self._first
-        elif self._guided and len(taken) >= _STARTUP_TRIALS and self._open:
-            point = self._propose(study, trial, free, len(taken))
-        else:
-            point = random.Random(f"{self._seed}/{len(taken)}").choice(free)
-        return dict(zip(FIELDS, point, strict=True))
+        return dict(zip(self._pool.names, self._pool.points[self._planned.pop(0)], strict=True))
 
     def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
-        raise AssertionError(f"{param_name} is no field of the space")
+        raise AssertionError(f"{param_name} is no parameter of the pool")
 
-    def _propose(self, study: Any, trial: Any, free: list[Point], num_taken: int) -> Point:
-        """Return the first of TPE's proposals that is free, or the free point nearest to its last."""
-        # Made anew for every point, so that a resumed study goes on as an uninterrupted one would have.
-        tpe = optuna.samplers.TPESampler(
-            seed=self._seed * 100_003 + num_taken, n_startup_trials=0, multivariate=True, constant_liar=False
-        )
-        wanted: Point = free[0]
-        for _ in range(_PROPOSALS):
-            params = tpe.sample_relative(study, trial, self._open)
-            wanted = tuple(params.get(name, self._distributions[name].choices[0]) for name in FIELDS)
-            if wanted in set(free):
-                return wanted
-        return min(free, key=lambda point: sum(a != b for a, b in zip(point, wanted, strict=True)))
+    def plan(self, study: Any, count: int) -> int:
+        """Decide the points of the next `count` asks together, so that they are a batch of different ones.
+
+        Return how many there are; fewer only when no more are free.
+        """
+        history = self.history(study)
+        free = history.free(len(self._pool))
+        self._planned = [index for index in self._first if free[index]][:count]
+        known = History(told=history.told, pending=history.pending | set(self._planned))
+        self._planned += self._strategy.propose(known, count - len(self._planned))
+        return len(self._planned)
+
+    def history(self, study: Any) -> History:
+        """Return what the study's trials say, in the order of the trials."""
+        history = History()
+        for trial in study.get_trials(deepcopy=False, states=TAKEN):
+            if trial.state == TrialState.COMPLETE:
+                if trial.number not in self._finished:
+                    self._finished[trial.number] = self._told(trial)
+                if (told := self._finished[trial.number]) is not None:
+                    history.told[told[0]] = told[1]
+            elif (index := self._point(trial)) is not None:
+                history.pending.add(index)
+        return history
+
+    def num_free(self, study: Any) -> int:
+        """Return how many points nobody has tried or asked for."""
+        return int(self.history(study).free(len(self._pool)).sum())
+
+    def _told(self, trial: Any) -> tuple[int, float] | None:
+        index = self._point(trial)
+        return None if index is None else (index, math.inf if trial.value >= FAILED_VALUE else trial.value)
+
+    def _point(self, trial: Any) -> int | None:
+        """Return a trial's point; None if it was lost before it had all its parameters."""
+        return self._index.get(tuple(trial.params.get(name) for name in self._pool.names))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -24,13 +24,16 @@ from kernelwright.tuner.ledger import (
     plain,
     require_same,
 )
+from kernelwright.tuner.points import make_points
 from kernelwright.tuner.pool import Pool
 from kernelwright.tuner.results import Outcome
-from kernelwright.tuner.sampler import TAKEN, PoolSampler, distributions, point_of_params
-from kernelwright.tuner.space import FIELDS, point_of
+from kernelwright.tuner.sampler import FAILED_VALUE, PoolSampler, distributions
+from kernelwright.tuner.space import FIELDS, Point, point_of
+from kernelwright.tuner.strategies import make_strategy
+from kernelwright.tuner.strategy_names import StrategyName
 
-FAILED_VALUE = 1e12
-"""Told for a failed point: worse than any cycles or microseconds, and finite, so that every storage keeps it."""
+_CONSTRAINT = "succeeds"
+"""Optuna's name for what a failed point violates, where the installed Optuna has constraints (from 5.0)."""
 
 
 @contextmanager
@@ -69,8 +72,8 @@ def _is_journal(path: Path) -> bool:
 class Ledger:
     """What has been tried, and what to try next."""
 
-    def __init__(self, study: Any, pool: Pool) -> None:
-        self._study, self._pool = study, pool
+    def __init__(self, study: Any, pool: Pool, sampler: PoolSampler) -> None:
+        self._study, self._pool, self._sampler = study, pool, sampler
         self._distributions = distributions(pool.choices)
         self._asked: dict[str, Any] = {}
 
@@ -81,8 +84,7 @@ class Ledger:
     @property
     def num_free(self) -> int:
         """Points that nobody has tried or asked for."""
-        taken = {point_of_params(one.params) for one in self._study.get_trials(deepcopy=False, states=TAKEN)}
-        return sum(point not in taken for point in self._pool.legal)
+        return self._sampler.num_free(self._study)
 
     def outcomes(self) -> list[Outcome]:
         """Return every finished point, in the order of the trials."""
@@ -92,12 +94,10 @@ class Ledger:
     def ask(self, count: int) -> list[Variant]:
         """Return up to `count` points to try next, none that was tried or asked for before."""
         variants = []
-        for _ in range(min(count, self.num_free)):
+        for _ in range(self._sampler.plan(self._study, count)):
             with uninterrupted():
                 trial = self._study.ask(self._distributions)
-                point = point_of_params(trial.params)
-                assert point is not None
-                variant = self._pool.legal[point]
+                variant = self._pool.legal[tuple(trial.params[name] for name in FIELDS)]
                 self._asked[variant.name] = trial
             variants.append(variant)
         return variants
@@ -108,7 +108,9 @@ class Ledger:
             trial = self._asked.pop(outcome.variant.name)
             for name, value in self._attributes(outcome).items():
                 trial.set_user_attr(name, value)
-            self._study.tell(trial, outcome.score if outcome.status == "ok" else FAILED_VALUE)
+            if hasattr(trial, "set_constraint"):
+                trial.set_constraint(_CONSTRAINT, float(outcome.status != "ok"))
+            self._study.tell(trial, _value(outcome))
 
     def adopt(self, outcome: Outcome) -> None:
         """Take what came of a point elsewhere, as a finished trial."""
@@ -117,7 +119,7 @@ class Ledger:
             state=TrialState.COMPLETE,
             params=params,
             distributions=self._distributions,
-            value=outcome.score if outcome.status == "ok" else FAILED_VALUE,
+            value=_value(outcome),
             user_attrs=self._attributes(outcome),
         )
         with uninterrupted():
@@ -142,6 +144,10 @@ class Ledger:
         return count
 
 
+def _value(outcome: Outcome) -> float:
+    return outcome.score if outcome.status == "ok" else FAILED_VALUE
+
+
 def open_ledger(
     storage: Any,
     name: str,
@@ -149,10 +155,11 @@ def open_ledger(
     identity: Identity,
     *,
     seed: int,
-    guided: bool,
+    strategy: StrategyName,
     resume: bool,
     where: str,
     freed: Collection[str] = (),
+    first: Sequence[Point] = (),
 ) -> Ledger:
     """Create the study `name`, or continue it.
 
@@ -161,17 +168,20 @@ def open_ledger(
         name: the study's name.
         pool: what may be tried.
         identity: must be the study's own where it exists.
-        seed: of the sampler.
-        guided: whether TPE chooses the order.
+        seed: of the strategy.
+        strategy: chooses what to try.
         resume: whether an existing study may be continued.
         where: the storage as the user named it, for messages.
         freed: variants to be tried again; a study that has results of them is made anew, without results.
+        first: points to try after the default and before any other; those outside the pool are left out.
 
     Raises:
         StudyExistsError: if it has results and `resume` is not set.
         StudyChangedError: if it was made with another identity.
     """
-    sampler = PoolSampler(list(pool.legal), pool.choices, first=pool.default, seed=seed, guided=guided)
+    points = make_points(pool.choices, list(pool.legal))
+    wanted = [point for point in (pool.default, *first) if point in pool.legal]
+    sampler = PoolSampler(points, pool.choices, make_strategy(strategy, points, seed), wanted)
     with uninterrupted():
         study = optuna.create_study(
             storage=storage, study_name=name, direction="minimize", load_if_exists=True, sampler=sampler
@@ -192,4 +202,4 @@ def open_ledger(
                 study.set_user_attr(key, value)
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
             storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)  # of a run that was killed
-    return Ledger(study, pool)
+    return Ledger(study, pool, sampler)

@@ -23,11 +23,13 @@ from kernelwright.tuner.progress import Progress
 from kernelwright.tuner.report import plan_text, predicted_minutes
 from kernelwright.tuner.results import Choice, Outcome, choose
 from kernelwright.tuner.search import Budget, search
-from kernelwright.tuner.space import Space
+from kernelwright.tuner.space import Point, Space
 from kernelwright.tuner.store import SUFFIX, Store, StoredLedger, open_store
+from kernelwright.tuner.strategy_names import StrategyName, default_strategy
 from kernelwright.tuner.target import Gpu
 from kernelwright.tuner.work import Work
 
+_NAMES: dict[StrategyName, str] = {"exhaustive": "in turn", "forest": "a forest", "tpe": "TPE", "random": "chance"}
 _BATCHES_A_JOB = 4  # points a job in one batch: enough for ninja to overlap, few enough to stop in time
 
 
@@ -45,6 +47,8 @@ class Request:
         resume: continue an existing study.
         retry_quarantined: try what failed in earlier runs again.
         gpu: what measures, and the only device that the row is for; None for modelled figures.
+        strategy: what chooses the points; None for what suits their number.
+        first: points to try after the default and before any other, such as winners on other GPUs.
     """
 
     space: Space
@@ -58,6 +62,8 @@ class Request:
     resume: bool
     gpu: Gpu | None = None
     retry_quarantined: bool = False
+    strategy: StrategyName | None = None
+    first: tuple[Point, ...] = ()
 
     @property
     def where(self) -> str:
@@ -110,7 +116,8 @@ def tune(
     """
     space, pool = request.space, request.pool
     label = identity.label
-    with _open_ledger(request, identity, stream) as ledger:
+    strategy = _strategy(request)
+    with _open_ledger(request, strategy, identity, stream) as ledger:
         before = ledger.outcomes()
         left = max(0, request.num_planned - len(before))
         text = plan_text(
@@ -121,7 +128,7 @@ def tune(
             count=request.num_planned,
             left=left,
             jobs=request.jobs,
-            by="by TPE" if has_optuna() else "at random",
+            by=f"by {_NAMES[strategy]}",
         )
         print(f"tuner: {text}", file=stream, flush=True)
         end = "every point tried" if not ledger.num_free else "trials spent"
@@ -168,13 +175,26 @@ def tune(
     return Result(outcomes=outcomes, choice=choice, facts=facts)
 
 
+def _strategy(request: Request) -> StrategyName:
+    """Return the strategy that was asked for, or that suits the pool."""
+    if not has_optuna():
+        if request.strategy not in (None, "exhaustive", "random"):
+            raise TunerError(
+                f"--strategy {request.strategy} needs optuna, which is not installed. Install it, or leave it out"
+            )
+        return "random"
+    return request.strategy or default_strategy(len(request.pool.legal), request.budget.trials)
+
+
 def has_optuna() -> bool:
     """Whether Optuna can choose the points; without it every point is tried."""
     return importlib.util.find_spec("optuna") is not None
 
 
 @contextmanager
-def _open_ledger(request: Request, identity: Identity, stream: TextIO) -> Iterator[StoredLedger]:
+def _open_ledger(
+    request: Request, strategy: StrategyName, identity: Identity, stream: TextIO
+) -> Iterator[StoredLedger]:
     """Yield the ledger of a study, on top of its store; see `store.open_store` and `study.open_ledger` for errors."""
     if not has_optuna():
         if request.storage:
@@ -191,12 +211,12 @@ def _open_ledger(request: Request, identity: Identity, stream: TextIO) -> Iterat
         if request.retry_quarantined:
             freed = store.release_failed()
             print(f"tuner: {freed} points that failed earlier are tried again", file=stream, flush=True)
-        with _open_study(request, identity, store) as ledger:
+        with _open_study(request, strategy, identity, store) as ledger:
             yield StoredLedger(ledger, store)
 
 
 @contextmanager
-def _open_study(request: Request, identity: Identity, store: Store) -> Iterator[Ledger]:
+def _open_study(request: Request, strategy: StrategyName, identity: Identity, store: Store) -> Iterator[Ledger]:
     if not has_optuna():
         yield PlainLedger(plain_order(request.pool, request.seed))
         return
@@ -212,10 +232,11 @@ def _open_study(request: Request, identity: Identity, store: Store) -> Iterator[
             request.pool,
             identity,
             seed=request.seed,
-            guided=len(request.pool.legal) > request.budget.trials,
+            strategy=strategy,
             resume=request.resume,
             where=request.where,
             freed=store.freed,
+            first=request.first,
         )
 
 

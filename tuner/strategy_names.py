@@ -1,0 +1,38 @@
+"""The search strategies by name, and which suits a pool. Imports nothing heavy: commands and plain studies use it."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Literal, get_args
+
+from kernelwright.tuner.errors import UsageError
+
+StrategyName = Literal["exhaustive", "forest", "tpe", "random"]
+STRATEGIES: tuple[StrategyName, ...] = get_args(StrategyName)
+
+
+def parse_strategy(text: str) -> StrategyName:
+    """Return the strategy of that name, if what it needs is installed.
+
+    Raises:
+        UsageError: if there is none, or its package is not installed.
+    """
+    for name in STRATEGIES:
+        if name == text:
+            if name == "forest" and not has_forest():
+                raise UsageError(
+                    "--strategy forest needs scikit-learn: pip install 'kernelwright[search]', or choose tpe or random"
+                )
+            return name
+    raise UsageError(f"--strategy {text!r}: unknown; allowed: {', '.join(STRATEGIES)}")
+
+
+def default_strategy(size: int, trials: int) -> StrategyName:
+    """Return what suits a pool: whole if the trials suffice, else by the forest, or TPE without scikit-learn."""
+    if size <= trials:
+        return "exhaustive"
+    return "forest" if has_forest() else "tpe"
+
+
+def has_forest() -> bool:
+    return importlib.util.find_spec("sklearn") is not None
