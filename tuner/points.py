@@ -5,7 +5,6 @@ Nothing here knows kernels: the same code serves the variants of `pool.py` and r
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,16 +27,12 @@ class PointPool:
         choices: values of each parameter: numbers ascending, others as they came.
         points: what may be tried, each once.
         codes: for each point the positions of its values in `choices`, `[points, parameters]`.
-        features: what a model sees, `[points, features]`: the codes, and for each pair of numeric parameters the
-            logarithms of product and quotient, since tiles, threads and bytes are products and work a thread is a
-            quotient, which axis-parallel splits would have to approximate.
     """
 
     names: tuple[str, ...]
     choices: tuple[tuple[Value, ...], ...]
     points: tuple[Point, ...]
     codes: npt.NDArray[np.int16]
-    features: npt.NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.points)
@@ -81,24 +76,8 @@ def make_points(choices: Mapping[str, Sequence[Value]], points: Sequence[Point])
         choices=ordered,
         points=tuple(points),
         codes=table,
-        features=_features(ordered, table),
     )
 
 
 def _ordered(values: Sequence[Value]) -> tuple[Value, ...]:
     return tuple(sorted(values)) if all(isinstance(value, (int, float)) for value in values) else tuple(values)
-
-
-def _features(choices: Sequence[Sequence[Value]], codes: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
-    columns = [codes[:, place] for place, values in enumerate(choices) if len(values) > 1]
-    logs = [np.log2(np.array(values, dtype=float))[codes[:, k]] for k, values in enumerate(choices) if _scales(values)]
-    for one, other in itertools.combinations(logs, 2):
-        columns += [one + other, one - other]
-    if not columns:
-        return np.zeros((len(codes), 1), dtype=np.float32)
-    return np.column_stack(columns).astype(np.float32)
-
-
-def _scales(values: Sequence[Value]) -> bool:
-    """Whether a parameter is a size: more than two numbers, all above zero."""
-    return len(values) > 2 and all(isinstance(v, (int, float)) and not isinstance(v, bool) and v > 0 for v in values)

