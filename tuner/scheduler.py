@@ -227,7 +227,7 @@ class Schedule(Generic[Item, Result]):
             if task.losses >= _MAX_LOSSES or how == "hung":
                 self._tell(desk, task, self.failed(task.item, self.stages[number].name, how))
             else:
-                task.alone = True
+                task.alone = self.stages[number].shared  # workers of their own take nobody with them
                 self._queues[number].append(task)
 
     def _tell(self, desk: Executor, task: _Task[Item], result: Result) -> None:

@@ -81,7 +81,7 @@ class OrderedStrategy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForestSettings:
-    """How the forest searches; see benchmarks/results/replay/ for how it fares.
+    """How the forest searches; `tuner replay` shows how it fares.
 
     Args:
         first: points at random before the forest has a say.
