@@ -37,16 +37,26 @@ def smem_fits(variant: Variant, device: Device) -> str | None:
     return None
 
 
+def least_registers(variant: Variant) -> int:
+    """Return the registers of a thread that a variant cannot do without: a lower bound of what ptxas takes."""
+    return sum(_tile_registers(variant)) + _OTHER_REGISTERS
+
+
+def _tile_registers(variant: Variant) -> tuple[int, int, int]:
+    """Return the registers of a thread that scores, output and Q take."""
+    schedule = variant.schedule
+    m_tiles = schedule.block_m // (16 * schedule.num_warps)
+    q = m_tiles * variant.problem.head_dim // 4 if schedule.q_in_regs else 0
+    return m_tiles * schedule.block_n // 2, m_tiles * variant.slice_columns // 2, q
+
+
 def registers_fit(variant: Variant, device: Device) -> str | None:
     """Accumulators of scores and output, and Q where it stays, leave room for the rest of the kernel.
 
     A lower bound: what passes may still spill, which the compiler's report shows.
     """
     schedule = variant.schedule
-    m_tiles = schedule.block_m // (16 * schedule.num_warps)
-    scores, output = m_tiles * schedule.block_n // 2, m_tiles * variant.slice_columns // 2
-    q = m_tiles * variant.problem.head_dim // 4 if schedule.q_in_regs else 0
-    need = scores + output + q + _OTHER_REGISTERS
+    need, (scores, output, q) = least_registers(variant), _tile_registers(variant)
     have = min(MAX_REGISTERS, device.regs_per_sm // schedule.threads)
     if need > have:
         return (

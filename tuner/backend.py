@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from kernelwright.build.launcher import emulator_library
@@ -9,13 +10,13 @@ from kernelwright.gen.spec import Variant
 from kernelwright.tuner.compile import NinjaCompiler
 from kernelwright.tuner.isolation import Limits
 from kernelwright.tuner.model import MODEL_VERSION
-from kernelwright.tuner.results import Label, Outcome
+from kernelwright.tuner.results import Label
 from kernelwright.tuner.score import ModelScorer
 from kernelwright.tuner.scratch import ScratchModule, make_scratch
 from kernelwright.tuner.target import Target
 from kernelwright.tuner.tune import Request
 from kernelwright.tuner.verify import ModuleVerifier
-from kernelwright.tuner.work import InPlaceExecutor, Scorer, Work
+from kernelwright.tuner.work import Scorer, Timer, Work, is_fault
 from kernelwright.tuner.workers import WorkerProcesses
 
 LIMITS = Limits(start_s=120.0, job_s=300.0)
@@ -43,19 +44,24 @@ def make_work(request: Request, target: Target, compiler: NinjaCompiler, first: 
     scratch = make_scratch(
         compiler.out, first, target.device, emulator=None if on_gpu else emulator_library(), jobs=compiler.jobs
     )
+    num_workers = 1 if on_gpu else request.jobs  # one process a GPU: nobody disturbs a measurement
     workers = WorkerProcesses(
-        1 if on_gpu else request.jobs,  # one process a GPU: nobody disturbs a measurement
+        num_workers,
         limits=replace(LIMITS, stage_s=_GPU_STAGE_S) if on_gpu else LIMITS,
         device=target.gpu.name if target.gpu else "the emulator",
         probe=_gpu_answers if on_gpu else None,
-        spoils=_is_fault if on_gpu else lambda _: False,
+        spoils=is_fault if on_gpu else lambda _: False,
     )
+    scorer, timer = _scorer(request, target, scratch)
     return Work(
-        compiler=compiler,
+        compiler=replace(compiler, jobs=1, by_thread=True),
         verifier=ModuleVerifier(scratch=scratch, on_gpu=on_gpu),
-        scorer=_scorer(request, target, scratch),
-        compiling=InPlaceExecutor(),
+        scorer=scorer,
+        timer=timer,
+        compiling=ThreadPoolExecutor(request.jobs, thread_name_prefix="compile"),
+        compilers=request.jobs,
         judging=workers,
+        judges=num_workers,
         timeout_s=2 * (LIMITS.start_s + LIMITS.job_s),
         restart=workers.restart,
     )
@@ -67,14 +73,10 @@ def _gpu_answers() -> None:
     require_gpu_answers()
 
 
-def _is_fault(outcome: Outcome) -> bool:
-    """Whether what happened may have spoilt the CUDA context of the process, in which every later launch fails."""
-    return outcome.status == "launch"
-
-
-def _scorer(request: Request, target: Target, scratch: ScratchModule) -> Scorer:
+def _scorer(request: Request, target: Target, scratch: ScratchModule) -> tuple[Scorer, Timer | None]:
     if target.label == "modelled":
-        return ModelScorer(device=target.device, shapes=request.space.shapes)
+        return ModelScorer(device=target.device, shapes=request.space.shapes), None
     from kernelwright.tuner.measure import GpuScorer
 
-    return GpuScorer(scratch=scratch, device=target.device, shapes=request.space.shapes)
+    scorer = GpuScorer(scratch=scratch, device=target.device, shapes=request.space.shapes)
+    return scorer, scorer

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kernelwright import resource_dir
 from kernelwright.build.jobs import usable_cores
 from kernelwright.gen.errors import ConfigError
 from kernelwright.gen.spec import Variant
@@ -18,10 +19,11 @@ from kernelwright.tuner.compile import NinjaCompiler, source_digest
 from kernelwright.tuner.errors import UsageError
 from kernelwright.tuner.export import failures, publish, tuned_rows, write_table
 from kernelwright.tuner.ledger import Identity
-from kernelwright.tuner.pool import enumerate_pool, require_legal_points
+from kernelwright.tuner.pool import Pool, enumerate_pool, require_legal_points
 from kernelwright.tuner.report import describe_pool, pool_text, ranking, ranking_text, rows_text, standing_text
 from kernelwright.tuner.search import Budget
-from kernelwright.tuner.space import DEFAULT_SPACE, Space, load_space, space_names
+from kernelwright.tuner.seeds import find_stores, find_tables, winners
+from kernelwright.tuner.space import DEFAULT_SPACE, Point, Space, load_space, space_names
 from kernelwright.tuner.strategy_names import parse_strategy
 from kernelwright.tuner.target import Target, choose_target, find_gpu
 from kernelwright.tuner.tune import Request, Result, tune
@@ -65,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
         gpu=target.gpu,
         retry_quarantined=args.retry_quarantined,
         strategy=None if args.strategy is None else parse_strategy(args.strategy),
+        first=_seeds(space, pool, args.module, args.out),
     )
     result, published = tune_and_publish(request, target, args.module, args.out)
     if args.json:
@@ -110,6 +113,12 @@ def publish_result(request: Request, result: Result, module: Path, build: Path) 
         return Published(module=module, table=publish(module, table, rows, kernels, verified), rows=rows)
     write_table(table, request.space.study_name, rows, kernels, verified)
     return Published(module=None, table=table, rows=rows)
+
+
+def _seeds(space: Space, pool: Pool, module: Path | None, out: Path) -> tuple[Point, ...]:
+    """Return what won before, out of the user's tables and the results of other studies."""
+    tables = find_tables(out, module or out / f"flash_sm{space.sm}", resource_dir("configs"))
+    return winners(space, pool, tables, find_stores(out / "tuner"))
 
 
 def _work(request: Request, target: Target, build: Path) -> tuple[str, Callable[[], Work]]:

@@ -9,11 +9,11 @@ from datetime import date
 from kernelwright.build.files import explain_os_error, write_atomic
 from kernelwright.gen.devices import parse_arch
 from kernelwright.gen.errors import BuildError
+from kernelwright.tuner.choice import choose
 from kernelwright.tuner.commands_tables import device_named, gpu_of, open_current
 from kernelwright.tuner.errors import TunerError
 from kernelwright.tuner.export import StudyFacts, tuned_rows
 from kernelwright.tuner.html_report import Study, page
-from kernelwright.tuner.results import choose
 from kernelwright.tuner.space import load_space
 from kernelwright.tuner.store import SUFFIX
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from kernelwright.build.files import explain_os_error
 from kernelwright.gen.devices import Device, devices, reference_device
 from kernelwright.gen.errors import BuildError
+from kernelwright.tuner.choice import choose
 from kernelwright.tuner.compile import source_digest
 from kernelwright.tuner.errors import TunerError
 from kernelwright.tuner.export import StudyFacts, publish, tuned_rows, write_table
 from kernelwright.tuner.ledger import Identity
 from kernelwright.tuner.pool import Pool, enumerate_pool
-from kernelwright.tuner.results import choose
 from kernelwright.tuner.space import Space, load_space
 from kernelwright.tuner.store import SUFFIX, Record, Store, read_store
 from kernelwright.tuner.tables import diff_tables, diff_text, find_table, merge_tables, write_merged

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,14 @@ _TIMED_OUT = "did not end within"  # of build/compile_kernel.py
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NinjaCompiler:
-    """Compiles in the folder `out`, up to `jobs` at a time (None: as many as cores and memory allow)."""
+    """Compiles in the folder `out`, up to `jobs` at a time (None: as many as cores and memory allow).
+
+    With `by_thread`, each thread works in a folder of its own in `out`, since a folder takes one build at a time.
+    """
 
     out: Path
     jobs: int | None = None
+    by_thread: bool = False
 
     def compile(self, variants: Sequence[Variant]) -> list[Compiled]:
         """Compile all. What fails is not tried again; what it kept from being compiled is compiled without it."""
@@ -33,7 +38,7 @@ class NinjaCompiler:
         while left:
             said = io.StringIO()
             try:
-                built = build_kernels(left, self.out, num_jobs=self.jobs, progress=said)
+                built = build_kernels(left, self._folder, num_jobs=self.jobs, progress=said)
             except CompileError as error:
                 failed = [variant for variant in left if variant.name in error.failed]
                 if not failed and len(left) > 1:  # ninja itself failed; with one at a time it may not
@@ -47,6 +52,10 @@ class NinjaCompiler:
                 done |= {kernel.variant.name: _compiled(kernel) for kernel in built}
                 left = []
         return [done[variant.name] for variant in variants]
+
+    @property
+    def _folder(self) -> Path:
+        return self.out / threading.current_thread().name if self.by_thread else self.out
 
 
 def _said_of(variant: Variant, said: str) -> str:

@@ -11,10 +11,6 @@ class TunerError(KernelError):
     """A tuning run that cannot start, go on or end as asked."""
 
 
-class UsageError(KernelError):
-    """A command that was called wrongly."""
-
-
 class NoLegalPointError(TunerError):
     """A space whose every point some rule refuses on this device."""
 

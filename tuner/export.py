@@ -17,10 +17,11 @@ from kernelwright.build.locks import locked
 from kernelwright.build.module import publish_tuned
 from kernelwright.build.table_folder import TABLE_FILE, put_folder, read_table, table_bytes, table_folder_files
 from kernelwright.gen.errors import BuildError
+from kernelwright.tuner.choice import Choice, standing_of
 from kernelwright.tuner.coverage import Cover, cover, losses
 from kernelwright.tuner.intervals import geometric_mean, interval_of, is_tied
 from kernelwright.tuner.ledger import Identity
-from kernelwright.tuner.results import FIGURE_FIELD, Choice, Label, Outcome, Standing, ranked
+from kernelwright.tuner.results import FIGURE_FIELD, Label, Outcome, contenders, ranked
 from kernelwright.tuner.rules import Rule, make_rules
 from kernelwright.tuner.shapes import Shape
 from kernelwright.tuner.target import Gpu
@@ -67,7 +68,7 @@ def tuned_rows(
     what the whole set loses against the best kernel of each shape. Figures are named by what they are.
     """
     names = [shape.name for shape in shapes]
-    good = {one.variant.name: one for one in ranked(list(outcomes)) if set(names) <= set(one.figures)}
+    good = {one.variant.name: one for one in ranked(contenders(outcomes)) if set(names) <= set(one.figures)}
     default = choice.default if choice.default is not None and choice.default.variant.name in good else None
     default_name = None if default is None else default.variant.name
     best = {name: min(good.values(), key=lambda one, name=name: one.figures[name]) for name in names}  # type: ignore[misc]
@@ -92,7 +93,7 @@ def _row(
     runner_up = min(others, key=lambda one: (score(one), one.variant.name), default=None)
     intervals = {shape: interval_of(winner, shape) for shape in shapes}
     is_first = runner_up is None or score(winner) <= score(runner_up)
-    standing = _standing(winner, default, shapes, is_first=is_first)
+    standing = standing_of(winner, default, shapes, is_first=is_first)
     return {
         "kernel": rule.kernel,
         "device": None if facts.gpu is None else facts.gpu.name,
@@ -116,15 +117,6 @@ def _row(
             "tied": is_tied(winner, runner_up, shapes),
         },
     }
-
-
-def _standing(winner: Outcome, default: Outcome | None, shapes: Sequence[str], *, is_first: bool) -> Standing:
-    """A default that another is no more than the noise ahead of stays, and is tied."""
-    if default is None:
-        return "default not available"
-    if winner is default:
-        return "is the default" if is_first else "tied with default"
-    return "tied with default" if is_tied(winner, default, shapes) else "better than default"
 
 
 def _common(outcomes: Sequence[Outcome], facts: StudyFacts) -> dict[str, object]:

@@ -17,10 +17,11 @@ from kernelwright.tuner.analysis import (
     importance,
     share_of_ceiling,
 )
+from kernelwright.tuner.choice import Choice
 from kernelwright.tuner.export import StudyFacts
 from kernelwright.tuner.intervals import LEVEL, geometric_mean, interval_of, is_tied
 from kernelwright.tuner.report import bounds_text
-from kernelwright.tuner.results import FIGURE_FIELD, Choice, Outcome
+from kernelwright.tuner.results import FIGURE_FIELD, Outcome
 from kernelwright.tuner.shapes import Shape
 from kernelwright.tuner.svg import Bar, Cell, Range, bar_chart, heat_chart, number, progress_chart, range_chart
 

@@ -20,11 +20,12 @@ from kernelwright.tuner.isolation import stage
 from kernelwright.tuner.results import Label
 from kernelwright.tuner.scratch import ScratchModule
 from kernelwright.tuner.shapes import Shape
-from kernelwright.tuner.work import Compiled, Scored
+from kernelwright.tuner.work import Compiled, Scored, Timed
 
-MEASURE_VERSION = 1
+MEASURE_VERSION = 2  # 2: estimates of 5 samples, finals raced
 _WARM_UP_CALLS = 3
 _REPETITIONS = 20
+_ESTIMATE = 5  # samples of a shape in the search; finals decide
 _FLUSH_FACTOR = 2  # of the L2 cache, written before each sample
 _TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -112,27 +113,43 @@ class GpuScorer:
         return "measured"
 
     def score(self, compiled: Compiled) -> Scored:
+        """Give an estimate of each shape: enough to say what is worth a place in the final."""
         timer = CudaTimer(self.device.l2_mib)
-        samples: dict[str, list[float]] = {}
-        states: dict[str, dict[str, Any]] = {}
         with self.scratch.holding(compiled) as module:
-            for shape in self.shapes:
-                stage(f"measuring {shape.name}")
-                samples[shape.name] = self._samples(module, compiled, shape, timer)
-                state = read_state(current_pci_bus_id() if torch.cuda.is_available() else None)
-                if state is not None:
-                    states[shape.name] = state
-        figures = {name: round(statistics.median(values), 3) for name, values in samples.items()}
-        return Scored(figures=figures, samples=samples, states=states)
+            timed = {
+                shape.name: self._timed(module, compiled, shape, timer, _WARM_UP_CALLS, _ESTIMATE)
+                for shape in self.shapes
+            }
+        return Scored(
+            figures={name: round(statistics.median(one.samples), 3) for name, one in timed.items()},
+            samples={name: one.samples for name, one in timed.items()},
+            states={name: one.state for name, one in timed.items() if one.state is not None},
+        )
 
-    def _samples(
+    def time(self, compiled: Compiled, shape: str, repeats: int) -> Timed:
+        """Return raw times, the first of which is of a cold kernel."""
+        (wanted,) = (one for one in self.shapes if one.name == shape)
+        with self.scratch.holding(compiled) as module:
+            return self._timed(module, compiled, wanted, CudaTimer(self.device.l2_mib), 0, repeats)
+
+    def _timed(
         self,
         module: Any,  # Any: imported at run time
         compiled: Compiled,
         shape: Shape,
         timer: Timer,
-    ) -> list[float]:
+        warm_up: int,
+        repeats: int,
+    ) -> Timed:
+        stage(f"measuring {shape.name}")
         problem = compiled.variant.problem
         q, k, v = make_inputs(problem, shape, "cuda")
         out = torch.empty_like(q)
-        return samples_us(lambda: module.flash_attn_func(q, k, v, causal=problem.is_causal, out=out), timer)
+        samples = samples_us(
+            lambda: module.flash_attn_func(q, k, v, causal=problem.is_causal, out=out),
+            timer,
+            warm_up=warm_up,
+            repetitions=repeats,
+        )
+        state = read_state(current_pci_bus_id() if torch.cuda.is_available() else None)
+        return Timed(samples=samples, state=state)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from kernelwright.gen.spec import Variant
 from kernelwright.tuner.pool import Pool
 from kernelwright.tuner.results import Outcome
+from kernelwright.tuner.space import Point
 
 
 class PlainLedger:
@@ -53,9 +54,15 @@ class PlainLedger:
         return count
 
 
-def plain_order(pool: Pool, seed: int) -> list[Variant]:
-    """Return the points of a pool in random order, the default first."""
+def plain_order(
+    pool: Pool, seed: int, first: Sequence[Point] = (), prior: Sequence[float] | None = None
+) -> list[Variant]:
+    """Return the points of a pool: the default, then `first`, then by `prior`, or in random order without one."""
     points = list(pool.legal)
     random.Random(seed).shuffle(points)
-    points.sort(key=lambda point: point != pool.default)
+    if prior is not None:
+        expected = dict(zip(pool.legal, prior, strict=True))
+        points.sort(key=lambda point: expected[point])
+    early = {point: place for place, point in reversed(list(enumerate((pool.default, *first))))}
+    points.sort(key=lambda point: early.get(point, len(early)))
     return [pool.legal[point] for point in points]

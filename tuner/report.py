@@ -7,9 +7,10 @@ from typing import Any
 
 from kernelwright.gen.devices import Device
 from kernelwright.gen.plan import predict_cost
+from kernelwright.tuner.choice import Choice
 from kernelwright.tuner.export import failures
 from kernelwright.tuner.pool import Pool
-from kernelwright.tuner.results import FIGURE_FIELD, TIE, Choice, Label, Outcome, ranked
+from kernelwright.tuner.results import FIGURE_FIELD, Label, Outcome, ranked
 from kernelwright.tuner.space import FIELDS, Space
 
 _SHOWN = 8
@@ -139,7 +140,7 @@ def standing_text(choice: Choice, label: Label) -> str:
         if label == "modelled" and fewer < MODEL_RESOLUTION:
             words += f" The model resolves no less than {MODEL_RESOLUTION:.0%}: a GPU may decide otherwise."
     if choice.is_tied and choice.runner_up is not None:
-        words += f" Within {TIE:.0%} of the runner-up {choice.runner_up.variant.name}: a tie."
+        words += f" Tied with the runner-up {choice.runner_up.variant.name}."
     return words
 
 

@@ -30,8 +30,6 @@ INVALIDITY: dict[Status, Kind] = {
 FIGURE_FIELD: dict[Label, str] = {"modelled": "model_cycles", "measured": "time_us"}
 """The name of a figure says what it is; the two are never compared."""
 
-Standing = Literal["better than default", "tied with default", "is the default", "default not available"]
-
 TIE = 0.02
 """Figures closer than this are ties: neither model nor clock tells them apart reliably."""
 
@@ -52,6 +50,7 @@ class Outcome:
         seconds: how long trying it took, compiling aside.
         samples: the raw times behind each figure, by shape name; none for modelled figures.
         states: clocks, power and throttle reasons of the GPU after the samples of a shape, where it tells them.
+        final: the number of the study's final that the figures are from, from 1; 0 for the search's own estimate.
     """
 
     variant: Variant
@@ -65,6 +64,7 @@ class Outcome:
     seconds: float = 0.0
     samples: Mapping[str, Sequence[float]] = field(default_factory=dict)
     states: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    final: int = 0
 
     @property
     def kind(self) -> Kind:
@@ -79,49 +79,17 @@ class Outcome:
         return math.exp(sum(math.log(figure) for figure in self.figures.values()) / len(self.figures))
 
 
-def ranked(outcomes: list[Outcome]) -> list[Outcome]:
-    """Return the points that succeeded, best first; equal scores by name."""
-    good = [outcome for outcome in outcomes if outcome.status == "ok"]
-    return sorted(good, key=lambda outcome: (outcome.score, outcome.variant.name))
+def contenders(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Return the points that succeeded and whose figures may be compared: those of the last final, if there was one.
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """Which variant a study ends with.
-
-    Args:
-        winner: what the table gets.
-        runner_up: the best of the others, or None.
-        default: the hand ladder's variant, if it was tried and succeeded.
-        standing: how the winner compares with the default, in words for people and tables.
+    The estimates of a search are minutes apart, in which a GPU's clock changes; finalists are timed in turn.
     """
-
-    winner: Outcome
-    runner_up: Outcome | None
-    default: Outcome | None
-    standing: Standing
-
-    @property
-    def is_tied(self) -> bool:
-        """Whether the runner-up is as good as the winner."""
-        return self.runner_up is not None and abs(self.runner_up.score / self.winner.score - 1) <= TIE
+    last = max((one.final for one in outcomes), default=0)
+    return [one for one in outcomes if one.status == "ok" and one.final == last]
 
 
-def choose(outcomes: list[Outcome], default: Variant | None) -> Choice | None:
-    """Return the winner, None if nothing succeeded. What does not clearly beat the default does not replace it."""
-    order = ranked(outcomes)
-    if not order:
-        return None
-    base = next((outcome for outcome in order if outcome.variant == default), None)
-    standing = _standing(order[0], base)
-    winner = base if base is not None and standing == "tied with default" else order[0]
-    runner_up = next((outcome for outcome in order if outcome != winner), None)
-    return Choice(winner=winner, runner_up=runner_up, default=base, standing=standing)
-
-
-def _standing(best: Outcome, default: Outcome | None) -> Standing:
-    if default is None:
-        return "default not available"
-    if default == best:
-        return "is the default"
-    return "tied with default" if default.score <= best.score * (1 + TIE) else "better than default"
+def ranked(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Return the points that succeeded, best first, the contenders before all others; equal scores by name."""
+    last = max((one.final for one in outcomes), default=0)
+    good = [one for one in outcomes if one.status == "ok"]
+    return sorted(good, key=lambda one: (one.final != last, one.score, one.variant.name))

@@ -1,9 +1,12 @@
 """Points through stages that overlap: while some are timed, others are checked and others compiled.
 
 The loop never waits for the ledger. Asking may take long (a model is fitted, a storage locked), so a clerk of its own
-thread asks ahead and tells behind, in order, and workers find the next point ready. What a worker loses is tried again
-once, so that a neighbour's crash costs nobody a result; what is lost twice has failed. Every point that was asked for
-is told exactly once or given back.
+thread asks ahead and tells behind, in order, and workers find the next point ready. A result is kept the moment it is
+there, before the clerk hears of it.
+
+`WorkerLostError` says which point cost its worker: that point has failed. Of other executors, what a worker loses is
+tried again once, so that a neighbour's crash costs nobody a result; what is lost twice has failed. Every point that was
+asked for is told exactly once, or never when the run stops early.
 """
 
 from __future__ import annotations
@@ -22,6 +25,9 @@ from concurrent.futures import (
 )
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeVar
+
+from kernelwright.tuner.interrupts import uninterrupted
+from kernelwright.tuner.isolation import WorkerLostError
 
 Item = TypeVar("Item", bound=Hashable)
 Result = TypeVar("Result")
@@ -93,9 +99,11 @@ class Schedule(Generic[Item, Result]):
     Args:
         clerk: asks and tells.
         stages: in order.
-        failed: makes the result of a point whose stage raised, hung or lost its worker twice.
+        failed: makes the result of a point whose stage raised, hung or lost its worker twice; what it raises ends
+            the run.
         batch: points asked for at a time.
-        stop: whether to ask for no more; what has begun is finished.
+        keep: takes every result at once, in the thread of `run`; by default nothing.
+        stop: whether time is up: nothing more is asked for, no stage begun; what runs is finished.
         clock: seconds.
     """
 
@@ -103,6 +111,7 @@ class Schedule(Generic[Item, Result]):
     stages: Sequence[Stage]
     failed: Callable[[Item, str, BaseException | Loss], Result]
     batch: int
+    keep: Callable[[Result], None] = lambda result: None
     stop: Callable[[], bool] = lambda: False
     clock: Callable[[], float] = time.monotonic
     told: int = 0
@@ -116,31 +125,45 @@ class Schedule(Generic[Item, Result]):
         """Return how many points were told.
 
         Raises:
-            Exception: what the clerk raised, after running work has ended.
+            BaseException: what the clerk, `keep` or `failed` raised, or Ctrl-C, after finished work was kept and told.
         """
         self._queues = [deque() for _ in self.stages]
         with ThreadPoolExecutor(1, thread_name_prefix="clerk") as desk:
-            while True:
-                self._ask(desk)
-                self._submit()
-                waiting = [*self._running, *([self._asking] if self._asking else [])]
-                if not waiting:
-                    break
-                wait(waiting, timeout=_POLL_S, return_when=FIRST_COMPLETED)
-                self._collect_asked()
-                self._collect(desk)
-                self._expire(desk)
-                self._raise_of_clerk()
+            try:
+                self._loop(desk)
+            except BaseException:
+                self._hand_over(desk)
+                raise
         self._raise_of_clerk()
         return self.told
 
+    def _loop(self, desk: Executor) -> None:
+        while True:
+            self._ask(desk)
+            self._submit()
+            waiting = [*self._running, *([self._asking] if self._asking else [])]
+            if not waiting:
+                return
+            wait(waiting, timeout=_POLL_S, return_when=FIRST_COMPLETED)
+            self._collect_asked()
+            self._collect(desk)
+            self._expire(desk)
+            self._raise_of_clerk()
+
+    def _hand_over(self, desk: Executor) -> None:
+        """Keep and tell what has come of its last stage by now."""
+        for future, task in list(self._running.items()):
+            if future.done() and not future.cancelled() and future.exception() is None:
+                del self._running[future]
+                self._advance(desk, task, future.result())
+
     def _ask(self, desk: Executor) -> None:
-        """Keep a batch ready beyond what the first stage is doing."""
-        if self._asking or self._exhausted:
-            return
+        """Keep a batch ready beyond what the first stage is doing, until time is up."""
         if self.stop():
             self._exhausted = True
-        elif len(self._queues[0]) < self.batch:
+            for queue in self._queues:
+                queue.clear()
+        elif not self._asking and not self._exhausted and len(self._queues[0]) < self.batch:
             self._asking = desk.submit(self.clerk.ask, self.batch)
 
     def _collect_asked(self) -> None:
@@ -185,9 +208,15 @@ class Schedule(Generic[Item, Result]):
         """Take what has come of a future, if anything; return its task if its worker was lost."""
         if not future.done():
             return None
+        with uninterrupted():  # else a result could get lost between two books
+            return self._take(desk, future)
+
+    def _take(self, desk: Executor, future: Future[Any]) -> _Task[Item] | None:
         task = self._running.pop(future)
         try:
             value = future.result()
+        except WorkerLostError as error:
+            self._tell(desk, task, self.failed(task.item, self.stages[task.stage].name, error))
         except (BrokenExecutor, CancelledError):
             return task
         except Exception as error:  # anything a kernel does to a stage is a result about that kernel
@@ -231,6 +260,7 @@ class Schedule(Generic[Item, Result]):
                 self._queues[number].append(task)
 
     def _tell(self, desk: Executor, task: _Task[Item], result: Result) -> None:
+        self.keep(result)
         self.told += 1
         self._telling.append(desk.submit(self.clerk.tell, task.item, result))
 

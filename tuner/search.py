@@ -1,18 +1,24 @@
-"""The loop of a tuning run: ask for points, compile a batch, judge its kernels, tell, until the budget is spent."""
+"""The loop of a tuning run: points through compile, verify and score, side by side, until the budget is spent."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
 from kernelwright.gen.devices import Device
-from kernelwright.tuner.ledger import Ledger
+from kernelwright.gen.spec import Variant
+from kernelwright.tuner.errors import DeviceGivenUpError
 from kernelwright.tuner.results import Outcome
-from kernelwright.tuner.work import Work, judge_all
+from kernelwright.tuner.scheduler import Loss, Schedule, Stage
+from kernelwright.tuner.store import StoredLedger
+from kernelwright.tuner.work import Work, compile_point, loss_of, score_kernel, verify_kernel
 
 End = Literal["every point tried", "trials spent", "time spent"]
+
+_COMPILE_S = 3600.0  # for a point; compilers have a deadline of their own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,46 +43,87 @@ class Watcher(Protocol):
 
 
 def search(
-    ledger: Ledger,
+    ledger: StoredLedger,
     work: Work,
     device: Device,
     budget: Budget,
     *,
-    batch_size: int,
     watcher: Watcher,
     clock: Callable[[], float] = time.monotonic,
 ) -> End:
     """Try points until none is left or the budget is spent, and say which.
 
-    Points are compiled in small batches, so that the time limit and Ctrl-C are late by a batch at most. Whatever
-    ends the search, what was finished is in the ledger and what was not is free to be tried again.
+    Time that is up, and Ctrl-C, are late by what is running. Whatever ends the search, what was finished is in the
+    ledger and what was not is free to be tried again.
     """
-    started = clock()
-    tried_before = ledger.num_tried
+    until = clock() + budget.seconds
+    schedule: Schedule[Variant, Outcome] = Schedule(
+        clerk=_Clerk(ledger, budget.trials - ledger.num_tried, watcher),
+        stages=_stages(work, device),
+        failed=_failed,
+        batch=work.compilers,
+        keep=partial(_keep, ledger, watcher),
+        stop=lambda: clock() >= until,
+        clock=clock,
+    )
     try:
-        while True:
-            tried = ledger.num_tried
-            left_s = budget.seconds - (clock() - started)
-            if tried >= budget.trials:
-                return "trials spent" if ledger.num_free else "every point tried"
-            count = min(batch_size, budget.trials - tried)
-            if tried == tried_before:
-                count = min(count, max(1, batch_size // 4))  # to learn the pace
-            else:
-                point_s = (clock() - started) / (tried - tried_before)
-                count = min(count, int(left_s / point_s) if point_s > 0 else count)
-            if left_s <= 0 or count < 1:
-                return "time spent" if ledger.num_free else "every point tried"
-            variants = ledger.ask(count)
-            if not variants:
-                return "every point tried"
-            watcher.compiling(len(variants))
-            compiled = work.compiling.submit(work.compiler.compile, variants).result()
-            for outcome in judge_all(compiled, work, device):
-                ledger.tell(outcome)
-                watcher.finished(outcome)
-                if clock() - started > budget.seconds:
-                    break
-            ledger.abandon()
+        schedule.run()
     finally:
         ledger.abandon()
+    if not ledger.num_free:
+        return "every point tried"
+    return "trials spent" if ledger.num_tried >= budget.trials else "time spent"
+
+
+class _Clerk:
+    """Asks the ledger for no more points than there are trials, and tells it what came of them."""
+
+    def __init__(self, ledger: StoredLedger, left: int, watcher: Watcher) -> None:
+        self._ledger, self._left, self._watcher = ledger, left, watcher
+
+    def ask(self, count: int) -> Sequence[Variant]:
+        found = self._ledger.ask(min(count, self._left)) if self._left > 0 else []
+        self._left -= len(found)
+        if found:
+            self._watcher.compiling(len(found))
+        return found
+
+    def tell(self, item: Variant, result: Outcome) -> None:
+        assert result.variant == item
+        self._ledger.tell(result)
+
+
+def _keep(ledger: StoredLedger, watcher: Watcher, outcome: Outcome) -> None:
+    ledger.keep(outcome)
+    watcher.finished(outcome)
+
+
+def _failed(variant: Variant, stage: str, error: BaseException | Loss) -> Outcome:
+    """Make a result of what a stage raised, unless it says something about us or the device rather than a kernel."""
+    if isinstance(error, DeviceGivenUpError) or (isinstance(error, BaseException) and stage == "compile"):
+        raise error
+    if isinstance(error, AssertionError):
+        raise error
+    status, detail = loss_of(error)
+    return Outcome(variant=variant, status=status, detail=detail)
+
+
+def _stages(work: Work, device: Device) -> list[Stage]:
+    judging = partial(
+        Stage,
+        executor=work.judging,
+        workers=work.judges,
+        timeout_s=work.timeout_s,
+        restart=work.restart,
+    )
+    return [
+        Stage(
+            name="compile",
+            work=partial(compile_point, compiler=work.compiler, device=device),
+            executor=work.compiling,
+            workers=work.compilers,
+            timeout_s=_COMPILE_S,
+        ),
+        judging(name="verify", work=partial(verify_kernel, verifier=work.verifier, device=device)),
+        judging(name="time", work=partial(score_kernel, scorer=work.scorer)),
+    ]

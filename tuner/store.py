@@ -12,7 +12,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -117,28 +117,37 @@ class Store:
         Raises:
             StoreError: if it cannot be written; the file is then as it was.
         """
-        self._write(outcome.variant, outcome, stage)
+        self.append_all([outcome], stage=stage)
+
+    def append_all(self, outcomes: Sequence[Outcome], *, stage: str = "search") -> None:
+        """Keep results, all or none; see `append`."""
+        self._write([(one.variant, one) for one in outcomes], stage)
 
     def release_failed(self) -> int:
         """Make every failed point free to be tried again; return how many."""
         failed = [one for one in self.outcomes() if one.status != "ok"]
-        for outcome in failed:
-            self._write(outcome.variant, None, "search")
+        self._write([(outcome.variant, None) for outcome in failed], "search")
         return len(failed)
 
-    def _write(self, variant: Variant, outcome: Outcome | None, stage: str) -> None:
-        record = Record(
-            study=self._study,
-            identity=self.identity,
-            variant=variant,
-            outcome=outcome,
-            time=self._now().isoformat(timespec="milliseconds"),
-            stage=stage,
-            fingerprint=self._fingerprint,
-        )
+    def _write(self, points: Sequence[tuple[Variant, Outcome | None]], stage: str) -> None:
+        if not points:
+            return
+        records = [
+            Record(
+                study=self._study,
+                identity=self.identity,
+                variant=variant,
+                outcome=outcome,
+                time=self._now().isoformat(timespec="milliseconds"),
+                stage=stage,
+                fingerprint=self._fingerprint,
+            )
+            for variant, outcome in points
+        ]
         with uninterrupted():
-            _append_line(self.path, json.dumps(to_plain(record), separators=(",", ":")))
-            self._take(record)
+            _append(self.path, [json.dumps(to_plain(record), separators=(",", ":")) for record in records])
+            for record in records:
+                self._take(record)
 
     def _take(self, record: Record) -> None:
         mine, theirs = asdict(self.identity), asdict(record.identity)
@@ -181,21 +190,22 @@ class StoredLedger:
         """Return up to `count` points to try next."""
         return list(self._ledger.ask(count))
 
+    def keep(self, outcome: Outcome) -> None:
+        """Put what came of a point into the store, before anything else hears of it."""
+        self._store.append(outcome)
+
     def tell(self, outcome: Outcome) -> None:
-        """Keep what came of a point: first in the store, then in the study."""
+        """Tell the study what came of a point that was kept."""
         with uninterrupted():
-            self._store.append(outcome)
             try:
                 self._ledger.tell(outcome)
             except OSError as error:
                 reason = explain_os_error(error, "keeping the study", "another --storage")
                 raise StoreError(f"{reason} The result is in {self._store.path}; --resume mends the study") from error
 
-    def adopt(self, outcome: Outcome) -> None:
-        """Take a result of elsewhere."""
-        with uninterrupted():
-            self._store.append(outcome)
-            self._ledger.adopt(outcome)
+    def settle(self, outcomes: Sequence[Outcome]) -> None:
+        """Keep the figures of a final, all or none. The study keeps the search's own estimates."""
+        self._store.append_all(outcomes, stage="final")
 
     def abandon(self) -> int:
         """Give back what was asked for and not told."""
@@ -258,6 +268,8 @@ def to_plain(record: Record) -> dict[str, object]:
     }
     if record.stage != "search":
         data["stage"] = record.stage
+    if record.outcome is not None and record.outcome.final:
+        data["final"] = record.outcome.final
     if record.fingerprint:
         data["fingerprint"] = dict(record.fingerprint)
     outcome = record.outcome
@@ -290,7 +302,7 @@ def _read_record(root: Node) -> Record:
             raise root.fail(f"schema is {found}; this version reads schema {SCHEMA}")
         kind = root.members()["record"].text(["outcome", "free"]) if "record" in root.members() else "outcome"
         required = [*_COMMON, *(_OUTCOME if kind == "outcome" else [])]
-        members = root.mapping(required, ["stage", "fingerprint"])
+        members = root.mapping(required, ["stage", "fingerprint", "final"])
         variant = _variant(members["variant"])
         label: Label = "modelled" if members["label"].text(["modelled", "measured"]) == "modelled" else "measured"
         texts = {name: members[name].text() for name in _IDENTITY if name != "label"}
@@ -342,6 +354,7 @@ def _outcome(members: Mapping[str, Node], variant: Variant) -> Outcome:
         blocks_per_sm=members["blocks_per_sm"].integer(0),
         verified=None if verified.value is None else {key: one.value for key, one in verified.members().items()},
         seconds=_number(members["seconds"]),
+        final=members["final"].integer(1) if "final" in members else 0,
     )
 
 
@@ -351,13 +364,13 @@ def _number(node: Node) -> float:
     return node.value
 
 
-def _append_line(path: Path, line: str) -> None:
-    """Append a line whole, or leave the file as it was.
+def _append(path: Path, lines: Sequence[str]) -> None:
+    """Append lines whole, or leave the file as it was.
 
     Raises:
         StoreError: if it cannot be written.
     """
-    data = line.encode() + b"\n"
+    data = "".join(f"{line}\n" for line in lines).encode()
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:

@@ -8,6 +8,9 @@ from typing import Literal, get_args
 from kernelwright.tuner.errors import UsageError
 
 StrategyName = Literal["exhaustive", "forest", "tpe", "random"]
+SMALL_POOL = 150
+"""Points that are all tried, the most promising first: guessing saves too little."""
+
 STRATEGIES: tuple[StrategyName, ...] = get_args(StrategyName)
 
 
@@ -28,8 +31,8 @@ def parse_strategy(text: str) -> StrategyName:
 
 
 def default_strategy(size: int, trials: int) -> StrategyName:
-    """Return what suits a pool: whole if the trials suffice, else by the forest, or TPE without scikit-learn."""
-    if size <= trials:
+    """Return what suits a pool: whole if it is small or the trials suffice, else the forest, or TPE without it."""
+    if size <= max(SMALL_POOL, trials):
         return "exhaustive"
     return "forest" if has_forest() else "tpe"
 

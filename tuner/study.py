@@ -160,6 +160,7 @@ def open_ledger(
     where: str,
     freed: Collection[str] = (),
     first: Sequence[Point] = (),
+    prior: Sequence[float] | None = None,
 ) -> Ledger:
     """Create the study `name`, or continue it.
 
@@ -174,6 +175,7 @@ def open_ledger(
         where: the storage as the user named it, for messages.
         freed: variants to be tried again; a study that has results of them is made anew, without results.
         first: points to try after the default and before any other; those outside the pool are left out.
+        prior: for an exhaustive search, what to expect of each point of the pool: the lower, the earlier.
 
     Raises:
         StudyExistsError: if it has results and `resume` is not set.
@@ -181,7 +183,7 @@ def open_ledger(
     """
     points = make_points(pool.choices, list(pool.legal))
     wanted = [point for point in (pool.default, *first) if point in pool.legal]
-    sampler = PoolSampler(points, pool.choices, make_strategy(strategy, points, seed), wanted)
+    sampler = PoolSampler(points, pool.choices, make_strategy(strategy, points, seed, prior), wanted)
     with uninterrupted():
         study = optuna.create_study(
             storage=storage, study_name=name, direction="minimize", load_if_exists=True, sampler=sampler

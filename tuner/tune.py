@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date
@@ -14,23 +14,30 @@ from typing import TextIO
 
 from kernelwright.gen.devices import Device
 from kernelwright.gen.spec import Variant
+from kernelwright.tuner.choice import Choice, choose
 from kernelwright.tuner.errors import StudyExistsError, TunerError
 from kernelwright.tuner.export import StudyFacts, failures
+from kernelwright.tuner.finals import hold_final
 from kernelwright.tuner.ledger import Identity, Ledger, exists_text
 from kernelwright.tuner.plain_study import PlainLedger, plain_order
 from kernelwright.tuner.pool import Pool
 from kernelwright.tuner.progress import Progress
 from kernelwright.tuner.report import plan_text, predicted_minutes
-from kernelwright.tuner.results import Choice, Outcome, choose
-from kernelwright.tuner.search import Budget, search
+from kernelwright.tuner.results import Outcome
+from kernelwright.tuner.search import Budget, End, search
+from kernelwright.tuner.seeds import prior
 from kernelwright.tuner.space import Point, Space
 from kernelwright.tuner.store import SUFFIX, Store, StoredLedger, open_store
 from kernelwright.tuner.strategy_names import StrategyName, default_strategy
 from kernelwright.tuner.target import Gpu
 from kernelwright.tuner.work import Work
 
-_NAMES: dict[StrategyName, str] = {"exhaustive": "in turn", "forest": "a forest", "tpe": "TPE", "random": "chance"}
-_BATCHES_A_JOB = 4  # points a job in one batch: enough for ninja to overlap, few enough to stop in time
+_NAMES: dict[StrategyName, str] = {
+    "exhaustive": "the model's order",
+    "forest": "a forest",
+    "tpe": "TPE",
+    "random": "chance",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +112,7 @@ def tune(
     Args:
         request: what to do.
         identity: what the figures depend on.
-        make_work: called only if there is a point to try; its executors are shut down at the end.
+        make_work: called only if there is something to try; its executors are shut down at the end.
         today: the date in the evidence.
         stream: for the plan and progress.
 
@@ -114,65 +121,85 @@ def tune(
         TunerError: if no point succeeded.
         KeyboardInterrupt: after the unfinished points were given back.
     """
-    space, pool = request.space, request.pool
-    label = identity.label
     strategy = _strategy(request)
     with _open_ledger(request, strategy, identity, stream) as ledger:
-        before = ledger.outcomes()
-        left = max(0, request.num_planned - len(before))
-        text = plan_text(
-            space,
-            request.device,
-            pool,
-            label,
-            count=request.num_planned,
-            left=left,
-            jobs=request.jobs,
-            by=f"by {_NAMES[strategy]}",
-        )
-        print(f"tuner: {text}", file=stream, flush=True)
-        end = "every point tried" if not ledger.num_free else "trials spent"
-        if left:
-            progress = Progress(
-                stream,
-                label=label,
-                total=request.num_planned,
-                tried=before,
-                budget_s=request.budget.seconds,
-                predicted_s=60 * predicted_minutes(pool, left, request.jobs),
-            )
+        end: End = "every point tried" if not ledger.num_free else "trials spent"
+        left = max(0, request.num_planned - len(ledger.outcomes()))
+        _say_plan(request, identity, strategy, left, stream)
+        if left or _wants_final(identity, ledger.outcomes()):
             started = time.monotonic()
             print("tuner: preparing (a minute or two on a machine's first run)", file=stream, flush=True)
             work = make_work()
             seconds = request.budget.seconds - (time.monotonic() - started)
             try:
-                end = search(
-                    ledger,
-                    work,
-                    request.device,
-                    replace(request.budget, seconds=seconds),
-                    batch_size=_BATCHES_A_JOB * request.jobs,
-                    watcher=progress,
-                )
+                if left:
+                    end = _search(request, identity, ledger, work, left, seconds, stream)
+                if work.timer is not None and _wants_final(identity, ledger.outcomes()):
+                    print("tuner: timing the best against one another", file=stream, flush=True)
+                    default = _default(request.pool)
+                    ledger.settle(hold_final(ledger.outcomes(), work, work.timer, default, request.seed))
             finally:
-                progress.close()
                 for executor in (work.judging, work.compiling):
                     executor.shutdown(cancel_futures=True)  # nothing of use is left in them
         outcomes = ledger.outcomes()
-    choice = choose(outcomes, _default(pool))
+    choice = choose(outcomes, _default(request.pool))
     if choice is None:
         raise TunerError(_nothing_text(request, outcomes))
     facts = StudyFacts(
-        study=space.study_name,
-        space=space.name,
+        study=request.space.study_name,
+        space=request.space.name,
         identity=identity,
         seed=request.seed,
-        num_points=len(pool.legal),
+        num_points=len(request.pool.legal),
         end=end,
         gpu=request.gpu,
         day=today(),
     )
     return Result(outcomes=outcomes, choice=choice, facts=facts)
+
+
+def _say_plan(request: Request, identity: Identity, strategy: StrategyName, left: int, stream: TextIO) -> None:
+    text = plan_text(
+        request.space,
+        request.device,
+        request.pool,
+        identity.label,
+        count=request.num_planned,
+        left=left,
+        jobs=request.jobs,
+        by=f"by {_NAMES[strategy]}",
+    )
+    print(f"tuner: {text}", file=stream, flush=True)
+
+
+def _search(
+    request: Request,
+    identity: Identity,
+    ledger: StoredLedger,
+    work: Work,
+    left: int,
+    seconds: float,
+    stream: TextIO,
+) -> End:
+    progress = Progress(
+        stream,
+        label=identity.label,
+        total=request.num_planned,
+        tried=ledger.outcomes(),
+        budget_s=seconds,
+        predicted_s=60 * predicted_minutes(request.pool, left, request.jobs),
+    )
+    try:
+        return search(ledger, work, request.device, replace(request.budget, seconds=seconds), watcher=progress)
+    finally:
+        progress.close()
+
+
+def _wants_final(identity: Identity, outcomes: Sequence[Outcome]) -> bool:
+    """Whether measured points have come since the last final. Modelled figures have no noise to decide about."""
+    if identity.label != "measured" or all(one.status != "ok" for one in outcomes):
+        return False
+    return outcomes[-1].final == 0
 
 
 def _strategy(request: Request) -> StrategyName:
@@ -182,7 +209,7 @@ def _strategy(request: Request) -> StrategyName:
             raise TunerError(
                 f"--strategy {request.strategy} needs optuna, which is not installed. Install it, or leave it out"
             )
-        return "random"
+        return request.strategy or "exhaustive"
     return request.strategy or default_strategy(len(request.pool.legal), request.budget.trials)
 
 
@@ -199,7 +226,7 @@ def _open_ledger(
     if not has_optuna():
         if request.storage:
             raise TunerError("--storage needs optuna, which is not installed. Install it, or leave --storage out")
-        print("tuner: optuna is not installed: the search is exhaustive, in random order", file=stream, flush=True)
+        print("tuner: optuna is not installed: every point is tried, the most promising first", file=stream, flush=True)
     name, gpu = request.space.study_name, request.gpu
     fingerprint = None if gpu is None else {"name": gpu.name, "sm": gpu.sm, "driver": gpu.driver}
     with open_store(request.store, name, identity, fingerprint=fingerprint) as store:
@@ -217,8 +244,9 @@ def _open_ledger(
 
 @contextmanager
 def _open_study(request: Request, strategy: StrategyName, identity: Identity, store: Store) -> Iterator[Ledger]:
+    expected = prior(request.pool, request.device, request.space.shapes) if strategy == "exhaustive" else None
     if not has_optuna():
-        yield PlainLedger(plain_order(request.pool, request.seed))
+        yield PlainLedger(plain_order(request.pool, request.seed, request.first, expected))
         return
     import optuna
 
@@ -237,6 +265,7 @@ def _open_study(request: Request, strategy: StrategyName, identity: Identity, st
             where=request.where,
             freed=store.freed,
             first=request.first,
+            prior=expected,
         )
 
 

@@ -7,18 +7,18 @@ a cluster's. We keep no queue of our own.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
 
 from kernelwright.build.kernels import BuiltKernel
 from kernelwright.gen.devices import Device
 from kernelwright.gen.spec import Variant
-from kernelwright.tuner.errors import DeviceGivenUpError
 from kernelwright.tuner.isolation import WorkerLostError, stage
-from kernelwright.tuner.occupancy import occupancy
+from kernelwright.tuner.occupancy import Occupancy, occupancy
 from kernelwright.tuner.results import Label, Outcome, Status
+from kernelwright.tuner.scheduler import Done, Loss
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -54,6 +54,14 @@ class Scored:
     states: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timed:
+    """Times of a kernel on a shape, and the GPU's state after them, where it tells it."""
+
+    samples: Sequence[float]
+    state: Mapping[str, object] | None = None
+
+
 class Compiler(Protocol):
     """Turns variants into kernels, several at a time; a variant that does not compile is a result."""
 
@@ -75,16 +83,24 @@ class Scorer(Protocol):
     def score(self, compiled: Compiled) -> Mapping[str, float] | Scored: ...
 
 
+class Timer(Protocol):
+    """Times a kernel on one shape some times in a row, in microseconds. What it raises ends the kernel's race."""
+
+    def time(self, compiled: Compiled, shape: str, repeats: int) -> Timed: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """How points are tried, and where.
 
     Args:
         compiler, verifier, scorer: the three kinds of work.
-        compiling: executor that compiles a batch; by default in place, since ninja has its own processes.
-        judging: executor that verifies and scores one kernel at a time.
-        timeout_s: how long to wait for any answer of `judging`, where that has no deadlines of its own.
+        compiling: executor that compiles a point.
+        judging: executor that verifies a kernel or times it; the same workers do both.
+        compilers, judges: how many of each work side by side.
+        timeout_s: how long to wait for an answer of `judging`, where that has no deadlines of its own.
         restart: frees what is stuck in `judging`, or replaces what was lost there.
+        timer: times kernels again and again for a final; None where figures have no noise.
     """
 
     compiler: Compiler
@@ -92,8 +108,11 @@ class Work:
     scorer: Scorer
     compiling: Executor
     judging: Executor
+    compilers: int = 1
+    judges: int = 1
     timeout_s: float = 120.0
     restart: Callable[[], None] = lambda: None
+    timer: Timer | None = None
 
 
 class InPlaceExecutor(Executor):
@@ -108,116 +127,124 @@ class InPlaceExecutor(Executor):
         return future
 
 
-def judge_all(batch: Sequence[Compiled], work: Work, device: Device) -> Iterator[Outcome]:
-    """Yield what comes of each kernel, as it comes.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """A kernel that passed its check, and what `Outcome` wants of it."""
 
-    All are judged side by side. `WorkerProcesses` says which kernel cost it a process. Of other executors: when a
-    worker dies or none answers in time, those without an answer are judged again one by one, so that the blame falls
-    on the right one.
-    """
-    if isinstance(work.judging, InPlaceExecutor):  # each is told before the next is begun
-        yield from (judge(compiled, work.verifier, work.scorer, device) for compiled in batch)
-        return
-    pending: dict[Future[Outcome], Compiled] = {}
-    suspects: list[Compiled] = []
-    for compiled in batch:
-        try:
-            pending[work.judging.submit(judge, compiled, work.verifier, work.scorer, device)] = compiled
-        except BrokenExecutor:
-            suspects.append(compiled)
-    stopped: BaseException | None = None  # raised when what was finished has been handed over
-    while pending and not isinstance(stopped, KeyboardInterrupt):
-        try:
-            done, _ = wait(pending, timeout=work.timeout_s, return_when=FIRST_COMPLETED)
-        except KeyboardInterrupt as interrupt:
-            stopped, done = interrupt, {one for one in pending if one.done()}
-        for future in [one for one in pending if one in done or not (done or stopped)]:  # in the batch's order
-            compiled = pending.pop(future)
-            try:
-                yield future.result(timeout=0)
-            except DeviceGivenUpError as error:
-                stopped = error
-            except WorkerLostError as error:
-                yield _lost(compiled, "timeout" if error.kind == "timeout" else "launch", error.detail)
-            except (BrokenExecutor, CancelledError, TimeoutError):
-                suspects.append(compiled)
-    if stopped is not None:
-        raise stopped
-    if suspects:
-        work.restart()
-    for compiled in suspects:
-        yield _judge_alone(compiled, work, device)
+    compiled: Compiled
+    blocks_per_sm: int
+    record: Mapping[str, object] | None
+    seconds: float
 
 
-def _judge_alone(compiled: Compiled, work: Work, device: Device) -> Outcome:
-    future = work.judging.submit(judge, compiled, work.verifier, work.scorer, device)
+def compile_point(variant: Variant, compiler: Compiler, device: Device) -> Compiled | Done[Outcome]:
+    """Compile a point; what cannot run ends here. The first stage."""
+    (compiled,) = compiler.compile([variant])
+    held = _blocks(compiled, device)
+    if compiled.fault:
+        return Done(_outcome(compiled, held.blocks, compiled.fault_status, compiled.fault))
+    if compiled.spill_bytes:
+        return Done(_outcome(compiled, held.blocks, "spill", f"spills {compiled.spill_bytes} bytes a thread"))
+    if held.blocks < 1:
+        detail = f"no thread block fits on an SM of {device.name}: {held.limit}"
+        return Done(_outcome(compiled, held.blocks, "launch", detail))
+    return compiled
+
+
+def verify_kernel(compiled: Compiled, verifier: Verifier, device: Device) -> Verified | Done[Outcome]:
+    """Check a kernel; a wrong one ends here. The second stage, in a worker."""
+    started = time.monotonic()
+    blocks = _blocks(compiled, device).blocks
     try:
-        return future.result(timeout=work.timeout_s)
-    except TimeoutError:
-        work.restart()
-        return _lost(compiled, "timeout", f"no answer within {work.timeout_s:g} s")
-    except BrokenExecutor:
-        work.restart()
-        return _lost(compiled, "launch", "the worker process died")
+        stage("verifying")
+        verdict = verifier.verify(compiled)
+    except AssertionError:  # a fault of ours, not of the kernel
+        raise
+    except Exception as error:  # anything a kernel or a driver does to us is a result about that kernel
+        verdict = Verdict(status="launch", detail=f"{type(error).__name__}: {error}")
+    seconds = time.monotonic() - started
+    if verdict.status != "ok":
+        return Done(_outcome(compiled, blocks, verdict.status, verdict.detail, seconds))
+    return Verified(compiled=compiled, blocks_per_sm=blocks, record=verdict.record, seconds=seconds)
 
 
-def _lost(compiled: Compiled, status: Status, detail: str) -> Outcome:
+def score_kernel(verified: Verified, scorer: Scorer) -> Outcome:
+    """Give a right kernel its figures. The last stage, in a worker."""
+    started, compiled = time.monotonic(), verified.compiled
+
+    def failed(detail: str) -> Outcome:
+        seconds = verified.seconds + time.monotonic() - started
+        return _outcome(compiled, verified.blocks_per_sm, "launch", detail, seconds)
+
+    try:
+        stage("scoring")
+        found = scorer.score(compiled)
+    except AssertionError:
+        raise
+    except Exception as error:
+        return failed(f"{type(error).__name__}: {error}")
+    scored = found if isinstance(found, Scored) else Scored(figures=found)
+    bad = [name for name, figure in scored.figures.items() if not 0 < figure < float("inf")]
+    if bad or not scored.figures:
+        return failed(f"no figure for {', '.join(bad) or 'any shape'}")
+    return Outcome(
+        variant=compiled.variant,
+        status="ok",
+        figures=scored.figures,
+        registers=compiled.registers,
+        spill_bytes=compiled.spill_bytes,
+        blocks_per_sm=verified.blocks_per_sm,
+        samples=scored.samples,
+        states=scored.states,
+        verified=verified.record,
+        seconds=verified.seconds + time.monotonic() - started,
+    )
+
+
+def time_kernel(compiled: Compiled, timer: Timer, shape: str, repeats: int) -> Timed | Outcome:
+    """Time a right kernel again, in a worker; return how it failed if it did."""
+    try:
+        timed = timer.time(compiled, shape, repeats)
+    except AssertionError:
+        raise
+    except Exception as error:
+        return _outcome(compiled, 0, "launch", f"{type(error).__name__}: {error}")
+    if len(timed.samples) == repeats and all(0 < value < float("inf") for value in timed.samples):
+        return timed
+    return _outcome(compiled, 0, "launch", f"no figure for {shape}")
+
+
+def is_fault(answer: object) -> bool:
+    """Whether what a stage returned may have spoilt the CUDA context of its process, in which later launches fail."""
+    outcome = answer.result if isinstance(answer, Done) else answer
+    return isinstance(outcome, Outcome) and outcome.status == "launch"
+
+
+def loss_of(error: BaseException | Loss) -> tuple[Status, str]:
+    """Return what became of a kernel that cost its worker."""
+    if isinstance(error, WorkerLostError):
+        return ("timeout" if error.kind == "timeout" else "launch"), error.detail
+    if error == "hung":
+        return "timeout", "no answer in time"
+    return "launch", "the worker process died" if error == "lost" else f"{type(error).__name__}: {error}"
+
+
+def _blocks(compiled: Compiled, device: Device) -> Occupancy:
+    return occupancy(
+        device,
+        registers=compiled.registers,
+        threads=compiled.variant.schedule.threads,
+        smem_bytes=compiled.variant.smem_bytes,
+    )
+
+
+def _outcome(compiled: Compiled, blocks: int, status: Status, detail: str, seconds: float = 0.0) -> Outcome:
     return Outcome(
         variant=compiled.variant,
         status=status,
         detail=detail,
         registers=compiled.registers,
         spill_bytes=compiled.spill_bytes,
-    )
-
-
-def judge(compiled: Compiled, verifier: Verifier, scorer: Scorer, device: Device) -> Outcome:
-    """Verify a kernel and, only if it is right, score it. Runs in a worker."""
-    started = time.monotonic()
-    held = occupancy(
-        device,
-        registers=compiled.registers,
-        threads=compiled.variant.schedule.threads,
-        smem_bytes=compiled.variant.smem_bytes,
-    )
-    common: dict[str, Any] = {  # Any: keyword arguments of Outcome
-        "variant": compiled.variant,
-        "registers": compiled.registers,
-        "spill_bytes": compiled.spill_bytes,
-        "blocks_per_sm": held.blocks,
-    }
-
-    def failed(status: Status, detail: str) -> Outcome:
-        return Outcome(**common, status=status, detail=detail, seconds=time.monotonic() - started)
-
-    if compiled.fault:
-        return failed(compiled.fault_status, compiled.fault)
-    if compiled.spill_bytes:
-        return failed("spill", f"spills {compiled.spill_bytes} bytes a thread")
-    if held.blocks < 1:
-        return failed("launch", f"no thread block fits on an SM of {device.name}: {held.limit}")
-    try:
-        stage("verifying")
-        verdict = verifier.verify(compiled)
-        if verdict.status != "ok":
-            return failed(verdict.status, verdict.detail)
-        stage("scoring")
-        found = scorer.score(compiled)
-    except AssertionError:  # a fault of ours, not of the kernel
-        raise
-    except Exception as error:  # anything a kernel or a driver does to us is a result about that kernel
-        return failed("launch", f"{type(error).__name__}: {error}")
-    scored = found if isinstance(found, Scored) else Scored(figures=found)
-    figures = scored.figures
-    bad = [name for name, figure in figures.items() if not 0 < figure < float("inf")]
-    if bad or not figures:
-        return failed("launch", f"no figure for {', '.join(bad) or 'any shape'}")
-    return Outcome(
-        **common,
-        status="ok",
-        figures=figures,
-        samples=scored.samples,
-        states=scored.states,
-        verified=verdict.record,
-        seconds=time.monotonic() - started,
+        blocks_per_sm=blocks,
+        seconds=seconds,
     )

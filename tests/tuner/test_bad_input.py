@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 import tuner_fakes as fakes
-from tuner_fakes import FakeScorer, fake_kernel, make_request, make_work, run
+from tuner_fakes import FakeScorer, fake_kernel, judge_all, make_request, make_work, run
 
 from kernelwright.build import files
 from kernelwright.gen import constraints
@@ -22,7 +22,7 @@ from kernelwright.tuner.cli import main
 from kernelwright.tuner.errors import DeviceGivenUpError, TunerError
 from kernelwright.tuner.export import publish, tuned_rows
 from kernelwright.tuner.pool import enumerate_pool
-from kernelwright.tuner.work import Compiled, InPlaceExecutor, Work, judge_all
+from kernelwright.tuner.work import Compiled, InPlaceExecutor, Work, is_fault
 from kernelwright.tuner.workers import WorkerProcesses
 
 SPACE = """
@@ -142,7 +142,7 @@ def test_two_tuners_on_one_study_are_refused_whatever_the_storage(tmp_path):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, which answers")
 def test_a_gpu_that_does_not_answer_ends_the_run_after_the_first_fault():
     """The real probe, in a real worker, on a machine whose GPU is not there (any more)."""
-    workers = WorkerProcesses(1, device="NVIDIA A100", probe=backend._gpu_answers, spoils=backend._is_fault)
+    workers = WorkerProcesses(1, device="NVIDIA A100", probe=backend._gpu_answers, spoils=is_fault)
     variants = list(make_request(fakes.Path("unused")).pool.legal.values())[:3]
     batch = [Compiled(variant=one, kernel=fake_kernel(one), registers=128) for one in variants]
     work = Work(

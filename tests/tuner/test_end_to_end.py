@@ -112,7 +112,8 @@ def test_real_kernels_are_verified_and_measured_through_the_launcher(tmp_path, m
         warnings.simplefilter("ignore")
         scored = scorer.score(good)
     assert scored.figures == {shape.name: 5.0} and scorer.label == "measured"
-    assert scored.samples == {shape.name: [5.0] * 20}
+    assert scored.samples == {shape.name: [5.0] * 5}
+    assert scorer.time(good, shape.name, 4).samples == [5.0] * 4
 
 
 @pytest.mark.nvcc

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, wait
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 import tuner_fakes as fakes
 import worker_jobs as jobs
-from tuner_fakes import FakeCompiler, FakeScorer, FakeVerifier, make_request, run
+from tuner_fakes import FakeCompiler, FakeScorer, FakeVerifier, judge_all, make_request, run
 
 from kernelwright.gen.devices import reference_device
-from kernelwright.tuner import work as working
+from kernelwright.tuner import scheduler
 from kernelwright.tuner.errors import DeviceGivenUpError
 from kernelwright.tuner.isolation import Limits, WorkerLostError
 from kernelwright.tuner.store import SUFFIX, read_store
-from kernelwright.tuner.work import InPlaceExecutor, Work, judge, judge_all
+from kernelwright.tuner.work import InPlaceExecutor, Work
 from kernelwright.tuner.workers import WorkerProcesses
 
 DEVICE = reference_device(80)
@@ -235,11 +235,11 @@ class Answers(Executor):
     """Futures that are what the test says."""
 
     def __init__(self, answers):
-        self.answers = iter(answers)
+        self.answers = list(answers)
 
     def submit(self, fn, /, *args, **kwargs):
         future = Future()
-        answer = next(self.answers)
+        answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             future.set_exception(answer)
         elif answer == "done":
@@ -259,23 +259,27 @@ def work_with(answers):
         scorer=FakeScorer(),
         compiling=InPlaceExecutor(),
         judging=Answers(answers),
+        judges=3,
         timeout_s=20,
     )
 
 
 @pytest.mark.parametrize("reason", ["given up", "Ctrl-C"])
 def test_what_is_finished_when_a_run_stops_is_handed_over_first(monkeypatch, reason):
-    found = []
-    answers = ["done", DeviceGivenUpError("gone"), "done"] if reason == "given up" else ["done", "never", "done"]
+    timed = ["done", DeviceGivenUpError("gone"), "done"] if reason == "given up" else ["done", "never", "done"]
+    work = work_with(["done"] * 3 + timed)  # all pass their check
     expected = DeviceGivenUpError if reason == "given up" else KeyboardInterrupt
     if reason == "Ctrl-C":
 
-        def interrupted(*_, **__):
-            raise KeyboardInterrupt
+        def interrupted(*args, **named):
+            if not work.judging.answers:  # all are being timed
+                raise KeyboardInterrupt
+            return wait(*args, **named)
 
-        monkeypatch.setattr(working, "wait", interrupted)
+        monkeypatch.setattr(scheduler, "wait", interrupted)
+    found = []
     with pytest.raises(expected):
-        for outcome in judge_all(batch(3), work_with(answers), DEVICE):
+        for outcome in judge_all(batch(3), work, DEVICE):
             found.append(outcome)
     assert [one.kind for one in found] == ["correct", "correct"]
 
@@ -288,7 +292,7 @@ def test_an_assertion_that_fails_is_a_fault_of_ours_and_no_result():
     variant = next(iter(make_request(Path("unused")).pool.legal.values()))
     compiled = fakes.Compiled(variant=variant, kernel=fakes.fake_kernel(variant), registers=128)
     with pytest.raises(AssertionError, match="the tuner is wrong"):
-        judge(compiled, Broken(), FakeScorer(), DEVICE)
+        list(judge_all([compiled], fakes.make_work(verifier=Broken()), DEVICE))
 
 
 def test_workers_take_no_ctrl_c_of_ours(workers):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import worker_jobs as jobs
+from tuner_fakes import judge_all
 
 from kernelwright.build.launcher import emulator_library
 from kernelwright.gen.devices import reference_device
@@ -16,7 +17,7 @@ from kernelwright.tuner.score import ModelScorer
 from kernelwright.tuner.scratch import make_scratch
 from kernelwright.tuner.shapes import Shape
 from kernelwright.tuner.verify import ModuleVerifier
-from kernelwright.tuner.work import InPlaceExecutor, Work, judge_all
+from kernelwright.tuner.work import InPlaceExecutor, Work
 from kernelwright.tuner.workers import WorkerProcesses
 
 pytestmark = pytest.mark.nvcc

@@ -52,7 +52,7 @@ def test_a_storage_is_refused(tmp_path):
 def test_it_says_so(tmp_path):
     request, said = make_request(tmp_path, trials=1), io.StringIO()
     tuning.tune(request, IDENTITY, lambda: make_work(scorer=FakeScorer()), stream=said)
-    assert "optuna is not installed: the search is exhaustive" in said.getvalue()
+    assert "optuna is not installed: every point is tried" in said.getvalue()
 
 
 def test_the_command_starts_where_optuna_cannot_be_imported():

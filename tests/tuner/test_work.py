@@ -1,6 +1,5 @@
 """What becomes of a point: only right kernels are scored, failures are kept with their kind, workers may die."""
 
-import itertools
 import math
 import multiprocessing
 import os
@@ -10,17 +9,17 @@ from dataclasses import replace
 
 import pytest
 import tuner_fakes as fakes
-from tuner_fakes import FakeCompiler, FakeScorer, FakeVerifier, HangingVerifier, make_request, make_work, run
+from tuner_fakes import FakeCompiler, FakeScorer, FakeVerifier, HangingVerifier, judge_all, make_request, make_work, run
 
 from kernelwright.gen.devices import reference_device
 from kernelwright.gen.spec import ForwardSchedule, Variant
+from kernelwright.tuner.choice import choose
 from kernelwright.tuner.errors import TunerError
 from kernelwright.tuner.isolation import Limits
-from kernelwright.tuner.plain_study import PlainLedger
-from kernelwright.tuner.results import Outcome, choose
+from kernelwright.tuner.results import Outcome
 from kernelwright.tuner.score import ModelScorer
 from kernelwright.tuner.search import Budget, search
-from kernelwright.tuner.work import Compiled, InPlaceExecutor, Work, judge, judge_all
+from kernelwright.tuner.work import Compiled, InPlaceExecutor, Work
 from kernelwright.tuner.workers import WorkerProcesses
 
 DEVICE = reference_device(80)
@@ -83,36 +82,24 @@ def test_a_figure_that_is_none_is_a_failed_launch(tmp_path, figure):
 
 def test_a_kernel_of_which_no_block_fits_on_an_sm_is_a_failed_launch_and_not_tried():
     (first, *_) = compiled()
-    found = judge(replace(first, registers=10_000), FakeVerifier(), (scorer := FakeScorer()), DEVICE)
+    work = make_work(scorer=(scorer := FakeScorer()))
+    (found,) = judge_all([replace(first, registers=10_000)], work, DEVICE)
     assert found.status == "launch" and "no thread block fits" in found.detail and not scorer.scored
 
 
 def test_points_given_back_when_time_is_up_do_not_count_as_tried(tmp_path):
-    class Silent:
-        def compiling(self, count): ...
-
-        def finished(self, outcome): ...
-
     points = list(make_request(tmp_path).pool.legal.values())
-    ledger = PlainLedger(points)
-    end = search(
-        ledger,
-        make_work(),
-        DEVICE,
-        Budget(trials=100, seconds=10),
-        batch_size=4 * len(points),  # all of them at once
-        watcher=Silent(),
-        clock=itertools.count(0, 4).__next__,
-    )
-    assert (
-        end == "time spent" and 0 < ledger.num_tried < len(points) and ledger.num_free == len(points) - ledger.num_tried
-    )
+    ledger = fakes.ListLedger(points)
+    work = make_work(scorer=FakeScorer(pause_s=0.1))
+    end = search(ledger, work, DEVICE, Budget(trials=100, seconds=0.35), watcher=fakes.Silent())
+    assert end == "time spent" and 0 < ledger.num_tried < 8 and ledger.num_free == len(points) - ledger.num_tried
 
 
-def test_points_are_compiled_in_small_batches(tmp_path):
+def test_no_more_points_are_begun_than_trials_are_left(tmp_path):
     compiler = FakeCompiler()
-    run(make_request(tmp_path), make_work(compiler=compiler))
-    assert {len(batch) for batch in compiler.batches} <= {1, 2, 3, 4}
+    run(make_request(tmp_path, trials=5), make_work(compiler=compiler))
+    run(make_request(tmp_path, trials=7, resume=True), make_work(compiler=compiler))
+    assert len(compiler.batches) == 7 and {len(batch) for batch in compiler.batches} == {1}
 
 
 def test_the_modelled_scorer_says_modelled_and_favours_fewer_registers():

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 
 from kernelwright.build.kernels import BuiltKernel
-from kernelwright.gen.devices import reference_device
+from kernelwright.gen.devices import Device, reference_device
 from kernelwright.gen.spec import ForwardProblem, Variant
 from kernelwright.tuner.ledger import Identity
+from kernelwright.tuner.plain_study import PlainLedger
 from kernelwright.tuner.pool import enumerate_pool
-from kernelwright.tuner.results import Label
-from kernelwright.tuner.search import Budget
+from kernelwright.tuner.results import Label, Outcome
+from kernelwright.tuner.search import Budget, search
 from kernelwright.tuner.shapes import Shape
 from kernelwright.tuner.space import Space
 from kernelwright.tuner.tune import Request, Result, tune
@@ -155,6 +156,50 @@ def make_work(
         compiling=InPlaceExecutor(),
         judging=judging or InPlaceExecutor(),
     )
+
+
+@dataclass
+class GivenKernels:
+    """A compiler whose kernels are there already."""
+
+    kernels: Sequence[Compiled]
+
+    def compile(self, variants: Sequence[Variant]) -> list[Compiled]:
+        known = {one.variant: one for one in self.kernels}
+        return [known[variant] for variant in variants]
+
+
+class ListLedger(PlainLedger):
+    """A ledger over some variants without a file."""
+
+    def __init__(self, order: Sequence[Variant]) -> None:
+        super().__init__(order)
+        self.kept: list[Outcome] = []
+
+    def keep(self, outcome: Outcome) -> None:
+        self.kept.append(outcome)
+
+
+class Silent:
+    """Watches and says nothing."""
+
+    def compiling(self, count: int) -> None: ...
+
+    def finished(self, outcome: Outcome) -> None: ...
+
+
+def judge_all(kernels: Sequence[Compiled], work: Work, device: Device) -> Iterator[Outcome]:
+    """Yield what comes of kernels in a search of their own; raise what ended it after that."""
+    ledger = ListLedger([one.variant for one in kernels])
+    given = replace(work, compiler=GivenKernels(kernels), compilers=len(kernels))
+    stopped: BaseException | None = None
+    try:
+        search(ledger, given, device, Budget(trials=len(kernels), seconds=600), watcher=Silent())  # type: ignore[arg-type]
+    except BaseException as error:
+        stopped = error
+    yield from ledger.kept
+    if stopped is not None:
+        raise stopped
 
 
 def run(request: Request, work: Work | None = None, **identity: str) -> Result:

@@ -1,0 +1,139 @@
+"""The final of a measured study: its best points timed against one another, on every shape.
+
+The search's estimates order the points well enough to say which are worth it. On each shape those near the best are
+raced (`racing.py`); the best of every race and the default then meet in rounds that visit each on every shape, in
+random order. Only figures of these rounds are compared with one another and stand in tables.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Sequence
+from concurrent.futures import BrokenExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from kernelwright.gen.spec import Variant
+from kernelwright.tuner.isolation import WorkerLostError
+from kernelwright.tuner.racing import MeasureError, RaceSettings, race
+from kernelwright.tuner.results import Outcome, Status, ranked
+from kernelwright.tuner.work import Compiled, Timer, Work, loss_of, time_kernel
+
+RACE = RaceSettings(rounds=4)
+"""Of each shape. Its own final only has to say which few go on to the rounds."""
+
+_MARGIN = 0.20  # above the best estimate of a shape: an estimate errs by no more, drift and first calls included
+_MOST = 32  # candidates of one race
+_GO_ON = 3  # from each race
+_ROUNDS = 12
+_BURST = 3  # samples of a visit, after the one that is thrown away
+
+
+def hold_final(
+    outcomes: Sequence[Outcome], work: Work, timer: Timer, default: Variant | None, seed: int
+) -> list[Outcome]:
+    """Return what the final says of those that were timed in it: figures of its rounds, or how they failed.
+
+    Args:
+        outcomes: of the search and of earlier finals.
+        work, timer: where kernels are compiled and timed.
+        default: is always in the final if it succeeded.
+        seed: of every order.
+
+    Raises:
+        DeviceGivenUpError: if the device answers no more; nothing of the final counts then.
+    """
+    good = {one.variant: one for one in ranked(outcomes)}
+    if not good:
+        return []
+    number = 1 + max(one.final for one in outcomes)
+    shapes = list(next(iter(good.values())).figures)
+    if default not in good:
+        default = None
+    fields = {shape: _near(good, shape, default) for shape in shapes}
+    chosen = list(dict.fromkeys(one for near in fields.values() for one in near))
+    clock = _Clock(work, timer, {one.variant: one for one in work.compiler.compile(chosen)})
+    chance = random.Random(seed)
+    finalists: dict[Variant, None] = {} if default is None else {default: None}
+    for shape, near in fields.items():
+        alive = [one for one in near if one not in clock.failed]
+        found = race(alive, partial(clock.time, shape), default=default, seed=chance.getrandbits(32), settings=RACE)
+        finalists |= dict.fromkeys(one for one, _ in found.ranking[:_GO_ON])
+    rounds = _rounds(clock, list(finalists), shapes, chance)
+    failed = [replace(good[one], status=status, detail=detail, figures={}, samples={}, states={}, final=number)
+              for one, (status, detail) in clock.failed.items()]  # fmt: skip
+    return failed + [
+        replace(
+            good[one],
+            figures={shape: round(statistics.median(samples), 3) for shape, samples in timed.items()},
+            samples={shape: tuple(samples) for shape, samples in timed.items()},
+            states={shape: clock.states[one, shape] for shape in shapes if (one, shape) in clock.states},
+            final=number,
+        )
+        for one, timed in rounds.items()
+        if one not in clock.failed
+    ]
+
+
+def _near(good: dict[Variant, Outcome], shape: str, default: Variant | None) -> list[Variant]:
+    order = sorted(good, key=lambda one: good[one].figures[shape])
+    limit = good[order[0]].figures[shape] * (1 + _MARGIN)
+    near = [one for one in order[:_MOST] if good[one].figures[shape] <= limit]
+    return near if default is None or default in near else [*near, default]
+
+
+def _rounds(
+    clock: _Clock, finalists: Sequence[Variant], shapes: Sequence[str], chance: random.Random
+) -> dict[Variant, dict[str, list[float]]]:
+    samples: dict[Variant, dict[str, list[float]]] = {one: {shape: [] for shape in shapes} for one in finalists}
+    for _ in range(_ROUNDS):
+        for shape in shapes:
+            for one in chance.sample(list(finalists), len(finalists)):
+                if one in clock.failed:
+                    continue
+                try:
+                    samples[one][shape] += clock.time(shape, one, 1 + _BURST)[1:]
+                except MeasureError:
+                    continue  # the clock knows
+    return samples
+
+
+@dataclass(slots=True)
+class _Clock:
+    """Times kernels in the worker, and remembers those that cannot be timed."""
+
+    work: Work
+    timer: Timer
+    compiled: dict[Variant, Compiled]
+    failed: dict[Variant, tuple[Status, str]] = field(default_factory=dict)
+    states: dict[tuple[Variant, str], dict[str, object]] = field(default_factory=dict)
+
+    def time(self, shape: str, one: Variant, repeats: int) -> Sequence[float]:
+        """Return raw times.
+
+        Raises:
+            MeasureError: if there are none.
+        """
+        if one in self.failed:
+            raise MeasureError(self.failed[one][1])
+        if self.compiled[one].fault:
+            self.failed[one] = self.compiled[one].fault_status, self.compiled[one].fault
+            raise MeasureError(self.compiled[one].fault)
+        try:
+            future = self.work.judging.submit(time_kernel, self.compiled[one], self.timer, shape, repeats)
+            timed = future.result(timeout=self.work.timeout_s)
+        except TimeoutError as error:
+            self.work.restart()
+            self.failed[one] = loss_of("hung")
+            raise MeasureError(self.failed[one][1]) from error
+        except BrokenExecutor as error:
+            self.work.restart()
+            self.failed[one] = loss_of(error if isinstance(error, WorkerLostError) else "lost")
+            raise MeasureError(self.failed[one][1]) from error
+        if isinstance(timed, Outcome):
+            self.failed[one] = timed.status, timed.detail
+            raise MeasureError(timed.detail)
+        if timed.state is not None:
+            self.states[one, shape] = dict(timed.state)
+        return timed.samples
