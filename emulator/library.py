@@ -16,7 +16,7 @@ SOURCE_DIR = Path(__file__).parent / "src"
 # run time. The baseline objects come first: where both define the same inline function the linker keeps the first.
 _HOT = (
     "alu_int", "alu_float", "alu_half", "compare", "convert", "memory", "async", "mbarrier", "warp_ops", "matrix",
-    "calls", "directed", "variant",
+    "wmma", "calls", "directed", "variant",
 )  # fmt: skip
 _LOADER = (
     "lexer", "parser", "link", "decode", "decode_forms", "decode_mbarrier", "decode_matrix", "registers",

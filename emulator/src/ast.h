@@ -43,7 +43,8 @@ struct Statement {
     int guard = -1;  // virtual predicate register, -1 for none
     bool guard_negated = false;
     int line = 0;
-    int cuda_file = 0, cuda_line = 0;
+    int cuda_file = 0, cuda_line = 0;    // in the kernel itself
+    int inner_file = 0, inner_line = 0;  // of code inlined there, else 0
     size_t text_begin = 0, text_end = 0;  // in the module text, for reports
 };
 
@@ -52,6 +53,7 @@ enum class Space : uint8_t { Global, Shared, Local, Param, Const, Generic };
 constexpr uint8_t kStrongAccess = 0x80;  // a load or store that is volatile, relaxed, acquire or release
 constexpr uint8_t kFrameAccess = 0x20;  // an access to, or a copy between, what lies in the thread's local memory
 constexpr uint8_t kNoResult = 0x40;      // red: an atomic that loads nothing
+constexpr uint8_t kColumnMajor = 0x10;   // wmma: the matrix lies in memory column by column
 
 // An address in an initialiser, known once everything is placed.
 struct Relocation {

@@ -29,10 +29,19 @@ std::string source_text(const Launch& launch, uint32_t pc) {
     return out.size() > 160 ? out.substr(0, 157) + "..." : out;
 }
 
-std::string file_of(const Launch& launch, uint32_t pc) {
-    const SourceLine& where = launch.kernel->where[pc];
+std::string file_of(const Launch& launch, int file, int line) {
     const auto& files = launch.kernel->module->files;
-    return where.cuda_line && static_cast<size_t>(where.cuda_file) < files.size() ? files[static_cast<size_t>(where.cuda_file)] : std::string();
+    return line && static_cast<size_t>(file) < files.size() ? files[static_cast<size_t>(file)] : std::string();
+}
+// "fa.cu:44", or nothing
+std::string place_in(const Launch& launch, int file, int line) {
+    const std::string path = file_of(launch, file, line);
+    return path.empty() ? path : path.substr(path.find_last_of('/') + 1) + ":" + std::to_string(line);
+}
+// " (inlined from copy.cuh:12)", or nothing
+std::string inlined_from(const Launch& launch, const SourceLine& where) {
+    const std::string inner = place_in(launch, where.inner_file, where.inner_line);
+    return inner.empty() ? inner : " (inlined from " + inner + ")";
 }
 
 // Written without address + bytes, which wraps around for a small negative offset from a null pointer.
@@ -49,9 +58,9 @@ void report_mbarrier_access(Warp& warp, const Insn& insn, int lane, const char* 
 std::string describe(const Launch& launch, uint32_t pc) {
     const SourceLine& where = launch.kernel->where[pc];
     std::string out = "PTX line " + std::to_string(where.ptx_line) + " `" + source_text(launch, pc) + "`";
-    const std::string file = file_of(launch, pc);
-    if (!file.empty()) out += " (" + file.substr(file.find_last_of('/') + 1) + ":" + std::to_string(where.cuda_line) + ")";
-    return out;
+    const std::string outer = place_in(launch, where.cuda_file, where.cuda_line);
+    if (!outer.empty()) out += " (" + outer + ")";
+    return out + inlined_from(launch, where);
 }
 
 void stop(Launch& launch, int result, const std::string& message) {
@@ -66,9 +75,9 @@ void report_at(Warp& warp, uint32_t pc, int lane, const char* kind, const std::s
         if (old.ptx_line == where.ptx_line && old.kind == kind && launch.config.collect) return;
     Finding finding;
     finding.kind = kind;
-    finding.text = text;
+    finding.text = text + inlined_from(launch, where);
     finding.ptx_line = where.ptx_line;
-    finding.cuda_file = file_of(launch, pc);
+    finding.cuda_file = file_of(launch, where.cuda_file, where.cuda_line);
     finding.cuda_line = finding.cuda_file.empty() ? 0 : where.cuda_line;
     std::copy(warp.block->id, warp.block->id + 3, finding.block);
     finding.warp = static_cast<int>(warp.index);

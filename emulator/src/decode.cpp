@@ -130,6 +130,8 @@ void KernelDecoder::instruction(const Statement& statement) {
     where.ptx_line = statement.line;
     where.cuda_file = statement.cuda_file;
     where.cuda_line = statement.cuda_line;
+    where.inner_file = statement.inner_file;
+    where.inner_line = statement.inner_line;
     where.text_begin = static_cast<uint32_t>(statement.text_begin);
     where.text_end = static_cast<uint32_t>(statement.text_end);
     kernel_->where.push_back(where);
@@ -155,6 +157,7 @@ void KernelDecoder::instruction(const Statement& statement) {
     else if (base == "atom" || base == "red") atomic(parts);
     else if (base == "mbarrier" || (base == "cp" && parts.size() > 2 && parts[2] == "mbarrier")) mbarrier(parts);
     else if (base == "cp") copy_async(parts);
+    else if (base == "wmma") wmma(parts);
     else if (base == "ldmatrix" || base == "stmatrix" || base == "movmatrix" || base == "mma") matrix(parts);
     else if (base == "shfl" || base == "vote" || base == "match" || base == "redux" || base == "elect" || base == "activemask")
         shuffle(parts);

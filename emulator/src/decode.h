@@ -82,6 +82,7 @@ class KernelDecoder {
     void mbarrier(Parts parts);
     void matrix(Parts parts);
     void multiply(Parts parts);
+    void wmma(Parts parts);
     void arithmetic(Parts parts);
     void extended(Parts parts, bool reads, bool sets);
     void special(const Operand& to, const Operand& from);

@@ -41,15 +41,6 @@ bool is_strong(const Parts& parts) {
 
 bool is_fp8_pair(std::string_view type) { return type == "e4m3x2" || type == "e5m2x2"; }
 
-std::string_view take_space(Parts& parts) {
-    static const std::pair<std::string_view, std::string_view> kSpaces[] = {
-        {"global", "global"}, {"shared", "shared"}, {"shared::cta", "shared"}, {"local", "local"}, {"param", "param"},
-        {"param::entry", "param"}, {"param::func", "param"}, {"const", "const"}};
-    for (const auto& [written, space] : kSpaces)
-        if (take(parts, written)) return space;
-    return "generic";
-}
-
 }  // namespace
 
 uint32_t KernelDecoder::label(std::string_view name, uint32_t scope) const {

@@ -1,4 +1,4 @@
-// ldmatrix, stmatrix, movmatrix and mma: which form, which targets have it, and what is refused.
+// ldmatrix, stmatrix, movmatrix, mma and wmma: which form, which targets have it, and what is refused.
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 
@@ -51,6 +51,35 @@ void KernelDecoder::multiply(Parts parts) {
     if (fp8) need_target(89);
     emit(join(parts), flat());
     insn_.mode = finite;
+}
+
+// wmma.load.x and wmma.store.d .layout.shape{.space}.type, wmma.mma.layout.layout.shape.d.c: those of f16
+void KernelDecoder::wmma(Parts parts) {
+    if (!take(parts, "sync") || !take(parts, "aligned") || parts.size() < 2) unknown();
+    if (parts[1] == "mma") {  // fragments do not tell how their matrices lay in memory
+        for (int n = 0; n < 2; ++n)
+            if (!take(parts, "row") && !take(parts, "col")) unknown();
+        emit(join(parts), flat());
+        insn_.converged = true;
+        return;
+    }
+    const bool by_column = take(parts, "col");
+    if (!by_column && !take(parts, "row")) unknown();
+    const std::string_view space = take_space(parts);
+    if (parts.size() != 5 || (space != "global" && space != "shared" && space != "generic")) unknown();
+    std::vector<Operand> operands = flat();
+    if (statement_->operands.size() == 2) {  // lines of the matrix follow one another
+        Operand stride;
+        stride.kind = OperandKind::Integer;
+        const int m = parts[3] == "m8n32k16" ? 8 : parts[3] == "m32n8k16" ? 32 : 16, n = 256 / m;
+        stride.value = parts[2] == (by_column ? "b" : "a") ? 16 : by_column ? m : n;
+        operands.push_back(stride);
+    }
+    operands.emplace_back();  // a sink, where the handler puts the addresses of the lanes
+    emit(join(parts), operands);
+    insn_.mode = static_cast<uint8_t>(space == "global" ? Space::Global : space == "shared" ? Space::Shared : Space::Generic);
+    if (by_column) insn_.mode |= kColumnMajor;
+    insn_.converged = true;
 }
 
 }  // namespace kw

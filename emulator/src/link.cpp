@@ -321,6 +321,8 @@ class Linker {
         out.line = call.line;
         out.cuda_file = call.cuda_file;
         out.cuda_line = call.cuda_line;
+        out.inner_file = call.inner_file;
+        out.inner_line = call.inner_line;
         out.text_begin = call.text_begin;
         out.text_end = call.text_end;
         out_.statements.push_back(std::move(out));

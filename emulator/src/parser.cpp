@@ -1,6 +1,8 @@
 // PTX text to a syntax tree: directives, declarations, statements (PTX ISA, "Syntax", "Directives").
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <array>
+#include <map>
 #include <unordered_map>
 
 #include "ast.h"
@@ -23,6 +25,8 @@ struct ScopeNames {
     std::unordered_map<std::string_view, uint32_t> single;
     std::unordered_map<std::string_view, Range> ranges;  // %r<100>
 };
+
+using Place = std::array<uint64_t, 3>;  // file, line, column of a .loc
 
 class Parser {
    public:
@@ -278,7 +282,8 @@ class Parser {
         names_.assign(1, ScopeNames{});
         ast.scope_parent.assign(1, 0);
         open_.assign(1, 0);
-        cuda_file_ = cuda_line_ = 0;
+        cuda_file_ = cuda_line_ = inner_file_ = inner_line_ = 0;
+        outermost_.clear();
     }
     void whole_body() {
         expect('{', "a kernel");
@@ -392,14 +397,43 @@ class Parser {
         statement();
     }
 
+    // .loc file line column{, function_name label, inlined_at file line column}. It ends with its line. What it says of
+    // inlined code is the line that the caller has been given by a .loc of its own, inlined or not, before.
+    void location() {
+        const int line = token_.line;
+        advance();
+        const Place at = place(line);
+        Place outermost = at;
+        while (token_.line == line && token_.kind != TokenKind::End) {
+            const bool is_inlined = token_.is("inlined_at");
+            advance();
+            if (!is_inlined) continue;
+            const Place caller = place(line);
+            const auto known = outermost_.find(caller);
+            outermost = known == outermost_.end() ? caller : known->second;
+        }
+        outermost_[at] = outermost;
+        const auto set = [](const Place& from, int& file, int& number) { file = static_cast<int>(from[0]), number = static_cast<int>(from[1]); };
+        set(outermost[1] ? outermost : at, cuda_file_, cuda_line_);
+        set(outermost[1] && outermost != at ? at : Place{}, inner_file_, inner_line_);
+    }
+    Place place(int line) {
+        Place out{};
+        for (uint64_t& number : out) {
+            if (token_.line != line || token_.kind != TokenKind::Integer) {
+                if (&number != &out[2]) fail("malformed .loc");
+                break;
+            }
+            number = token_.value;
+            advance();
+        }
+        return out;
+    }
+
     void body_directive() {
         const std::string_view word = token_.text;
         if (word == ".loc") {
-            advance();
-            cuda_file_ = static_cast<int>(integer(".loc"));
-            if (token_.kind != TokenKind::Integer) fail("malformed .loc");
-            cuda_line_ = static_cast<int>(token_.value);
-            skip_line();
+            location();
             return;
         }
         advance();
@@ -482,6 +516,8 @@ class Parser {
         out.text_begin = token_.begin;
         out.cuda_file = cuda_file_;
         out.cuda_line = cuda_line_;
+        out.inner_file = inner_file_;
+        out.inner_line = inner_line_;
         if (accept('@')) {
             out.guard_negated = accept('!');
             uint32_t reg = 0;
@@ -618,7 +654,8 @@ class Parser {
     bool is_extern_ = false;
     std::vector<ScopeNames> names_;
     std::vector<uint32_t> open_;  // scopes open now, outermost first
-    int cuda_file_ = 0, cuda_line_ = 0;
+    int cuda_file_ = 0, cuda_line_ = 0, inner_file_ = 0, inner_line_ = 0;
+    std::map<Place, Place> outermost_;  // by the places .loc has named in this body: where their code was inlined to
 };
 
 }  // namespace

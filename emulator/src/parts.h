@@ -21,6 +21,16 @@ inline bool take(Parts& parts, std::string_view word) {
     return true;
 }
 
+// The state space that an access names, or "generic".
+inline std::string_view take_space(Parts& parts) {
+    static const std::pair<std::string_view, std::string_view> kSpaces[] = {
+        {"global", "global"}, {"shared", "shared"}, {"shared::cta", "shared"}, {"local", "local"}, {"param", "param"},
+        {"param::entry", "param"}, {"param::func", "param"}, {"const", "const"}};
+    for (const auto& [written, space] : kSpaces)
+        if (take(parts, written)) return space;
+    return "generic";
+}
+
 inline std::string join(const Parts& parts) {
     std::string out;
     for (const std::string_view part : parts) {

@@ -58,7 +58,7 @@ struct Insn {
 
 struct SourceLine {
     int ptx_line = 0;
-    int cuda_file = 0, cuda_line = 0;
+    int cuda_file = 0, cuda_line = 0, inner_file = 0, inner_line = 0;  // as in Statement
     uint32_t text_begin = 0, text_end = 0;
     uint16_t form = 0;  // index into Kernel::forms
 };

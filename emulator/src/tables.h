@@ -14,6 +14,7 @@ FormTable convert_forms();
 FormTable memory_forms();
 FormTable warp_forms();
 FormTable matrix_forms();
+FormTable wmma_forms();
 FormTable async_forms();
 FormTable mbarrier_forms();
 FormTable call_forms();

@@ -104,12 +104,17 @@ void classify_access(const Parts& parts, bool local, bool in_frame, TrackedInsn&
 // and the rule Defined.
 Role role_of(const Parts& parts, uint32_t word, uint32_t last_word) {
     const std::string_view base = parts[0];
+    if (has(parts, "cc")) return Role::Operand;  // the carry is not followed
     if (is_pure(base) || base == "movmatrix") return Role::Source;
     if (base == "ld" || base == "ldu" || base == "ldmatrix") return Role::Address;
     if (base == "st" || base == "red" || base == "stmatrix") return word == 0 ? Role::Address : Role::Stored;
     if (base == "atom") return word == 1 ? Role::Address : Role::Stored;
     if (base == "cp") return word < 2 ? Role::Address : Role::Operand;
     if (base == "mma") return Role::Matrix;
+    if (base == "wmma") {  // beside the address of a store lie the fragment's registers and the stride
+        const bool stored = parts[1] == "store" && word > 0 && word <= (parts.back() == "f32" ? 8u : 4u);
+        return parts[1] == "mma" ? Role::Matrix : stored ? Role::Stored : Role::Address;
+    }
     if (base == "bar" || base == "barrier") return has(parts, "warp") ? Role::Members : word == 3 ? Role::Exchanged : Role::Barrier;
     if (base == "shfl") return word == 2 ? Role::Source : word == 5 ? Role::Members : Role::Selector;
     if (base == "vote" || base == "match" || base == "redux" || base == "elect") return word == last_word ? Role::Members : Role::Exchanged;
@@ -241,7 +246,7 @@ class Tracker {
             if (as == Role::Address) operand.lanes = lanes_read(parts(pc));
             operand.wide = !use.predicate && registers_[use.reg].width == Width::B64;
             operand.place = use.predicate ? predicate_index_[use.reg] : place_of(insn, use);
-            operand.bits = as == Role::Stored ? low_bits(parts(pc).back()) : operand.wide ? ~0ull : 0xffffffffull;
+            operand.bits = as == Role::Stored && parts(pc)[0] != "wmma" ? low_bits(parts(pc).back()) : operand.wide ? ~0ull : 0xffffffffull;
             out.operands.push_back(operand);
         }
         if (!touches) return false;

@@ -7,9 +7,9 @@ namespace KW_ISA {
 
 const Variant& variant() {
     static const Variant kVariant = {{integer_forms(), float_forms(), half_forms(), compare_forms(), convert_forms(),
-                                      memory_forms(), warp_forms(), matrix_forms(), async_forms(), mbarrier_forms(), call_forms(),
+                                      memory_forms(), warp_forms(), matrix_forms(), wmma_forms(), async_forms(), mbarrier_forms(), call_forms(),
                                       directed_forms()},
-                                     12};
+                                     13};
     return kVariant;
 }
 

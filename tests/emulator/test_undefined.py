@@ -59,6 +59,7 @@ def defined(body: str) -> np.ndarray:
         ("atom.global.add.u32 %r2, [%rd90], %r1;", "%r1", "is stored"),
         ("red.global.max.u32 [%rd90], %r1;", "%r1", "is stored"),
         ("cp.async.ca.shared.global [tile], [%rd90], 4, %r1;", "%r1", "is an operand"),
+        ("add.cc.u32 %r2, %r1, 1;\naddc.u32 %r3, 0, 0;", "%r1", "is an operand"),
         ("bar.sync 0, %r1;", "%r1", "names the barrier"),
         ("shfl.sync.idx.b32 %r2, %r90, %r1, 31, -1;", "%r1", "says which thread"),
         ("vote.sync.ballot.b32 %r2, %p2, -1;", "%p2", "is read by other threads"),
