@@ -88,6 +88,7 @@ mov.u32 %inner1, %laneid;
 @!%p2 bra $skip;
 }
 $skip:
+bar.warp.sync -1;
 ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r23}, [%r12];
 movmatrix.sync.aligned.m8n8.trans.b16 %r24, %r23;
 st.global.v2.u32 [%rd2], {%r1, %r2};
@@ -160,7 +161,8 @@ setp.lt.u32 %p1, %r1, 20;
 st.param.b32 [param0], %r1;
 prototype: .callprototype (.param .b32 _) _ (.param .b32 _);
 @%p1 call (retval0), %rd5, (param0), prototype;
-ld.param.b32 %r5, [retval0];
+mov.u32 %r5, 7;
+@%p1 ld.param.b32 %r5, [retval0];
 }
 rem.u32 %r6, %r1, 3;
 list: .branchtargets $one, $two, $three;
@@ -209,6 +211,48 @@ isspacep.local %p6, %rd7;
 fns.b32 %r11, %r1, 3, %r2;
 st.global.v2.b64 [%rd1+16], {%rd3, %rd2};
 """
+# An mbarrier and the copies it tracks, matrices of all kinds, strong accesses, and where inlined code comes from.
+_ASYNC = """
+.shared .align 32 .b8 tile[1024];
+.shared .align 8 .b64 bar;
+.loc 1 12 5
+ld.param.u64 %rd1, [out];
+mov.u32 %r1, %tid.x;
+setp.eq.u32 %p1, %r1, 0;
+mov.u32 %r2, tile;
+mov.u32 %r3, bar;
+@%p1 mbarrier.init.shared.b64 [%r3], 32;
+mad.lo.u32 %r4, %r1, 16, %r2;
+st.shared.v4.u32 [%r4], {0, 1006648320, %r1, 0};
+bar.sync 0;
+mul.wide.u32 %rd2, %r1, 4;
+add.s64 %rd3, %rd1, %rd2;
+mad.lo.u32 %r5, %r1, 4, %r2;
+.loc 1 7 5, function_name copy, inlined_at 1 14 9
+.loc 2 180 49, function_name copy+12, inlined_at 1 7 5
+cp.async.ca.shared.global [%r5+512], [%rd3], 4;
+cp.async.mbarrier.arrive.noinc.shared.b64 [%r3];
+$wait:
+mbarrier.test_wait.parity.shared.b64 %p2, [%r3], 0;
+@!%p2 bra $wait;
+ld.shared.u32 %r6, [%r5+512];
+mbarrier.arrive.shared.b64 %rd5, [%r3];
+mbarrier.pending_count.b64 %r7, %rd5;
+mbarrier.test_wait.shared.b64 %p3, [%r3], %rd5;
+@%p1 mbarrier.arrive_drop.noComplete.shared.b64 %rd6, [%r3], 2;
+mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%f1, %f2, %f3, %f4}, {%r1, %r1, %r6, %r1}, {%r1, %r6}, {0f00000000, 0f3F800000, 0f00000000, 0f00000000};
+mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%f1, %f2, %f3, %f4}, {%r1, %r1, %r6, %r1}, {%r1, %r6}, {%f1, %f2, %f3, %f4};
+mma.sync.aligned.m16n8k32.row.col.satfinite.s32.s8.u8.s32 {%r10, %r11, %r12, %r13}, {%r1, %r1, %r6, %r1}, {%r1, %r6}, {%r1, %r1, %r1, %r1};
+mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%rd10, %rd11}, {%rd2}, {%rd2}, {%rd2, %rd2};
+wmma.load.a.sync.aligned.row.m16n16k16.shared.f16 {%r20, %r21, %r22, %r23, %r24, %r25, %r26, %r27}, [%r2], 16;
+wmma.mma.sync.aligned.row.col.m16n16k16.f16.f16 {%r30, %r31, %r32, %r33}, {%r20, %r21, %r22, %r23, %r24, %r25, %r26, %r27}, {%r20, %r21, %r22, %r23, %r24, %r25, %r26, %r27}, {%r1, %r1, %r1, %r1};
+bar.warp.sync -1;
+wmma.store.d.sync.aligned.col.m16n16k16.shared.f16 [%r2], {%r30, %r31, %r32, %r33};
+ld.volatile.global.u32 %r40, [%rd1+128];
+fence.acq_rel.gpu;
+atom.acq_rel.gpu.global.add.u32 %r41, [%rd1+132], %r40;
+st.release.gpu.global.u32 [%rd3], %r10;
+"""  # fmt: skip
 
 
 @cache
@@ -216,7 +260,8 @@ def seeds() -> tuple[tuple[str, str], ...]:
     """Return (kernel name, PTX text) of what is broken."""
     flash = [("flash_fwd", (PTX / f"{name}.ptx").read_text()) for name in ("flash_fwd", "flash_fwd_no_swizzle")]
     calls = kernel(_CALLS, before=_FUNCTIONS + ".shared .align 16 .b8 cell[16];")
-    return ("k", kernel(_BODY)), ("k", calls), *flash
+    files = '.file 1 "k.cu"\n.file 2 "copy.cuh"'
+    return ("k", kernel(_BODY)), ("k", calls), ("k", kernel(_ASYNC, before=files)), *flash
 
 
 def mutated(number: int) -> tuple[str, str]:
@@ -279,7 +324,8 @@ def attempt(number: int) -> str:
     try:
         if name == "k":
             out = np.zeros(64, np.uint32)
-            report = module.launch("k", grid=(1,), block=(32,), args=[out], **options)  # type: ignore[arg-type]
+            grid = (1 if number % 4 else 3,)
+            report = module.launch("k", grid=grid, block=(32,), args=[out], threads=2, **options)  # type: ignore[arg-type]
         else:
             report = Flash(1, 1, 1, 64, 64).launch(module, **options)
         return "finding" if report.findings else "ran"

@@ -7,7 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fuzz_ptx
+import numpy as np
 import pytest
+from emulator_kernels import aligned
+
+from kernelwright import emulator as emu
+
+
+@pytest.mark.parametrize("number", [number for number, (name, _) in enumerate(fuzz_ptx.seeds()) if name == "k"])
+def test_what_is_broken_is_right_before(number):
+    module = emu.load(fuzz_ptx.seeds()[number][1])
+    for seed in range(3):
+        module.launch("k", grid=(1,), block=(32,), args=[aligned((64,), np.uint32)], seed=seed)
 
 
 @pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
