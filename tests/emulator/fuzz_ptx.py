@@ -240,19 +240,25 @@ mbarrier.arrive.shared.b64 %rd5, [%r3];
 mbarrier.pending_count.b64 %r7, %rd5;
 mbarrier.test_wait.shared.b64 %p3, [%r3], %rd5;
 @%p1 mbarrier.arrive_drop.noComplete.shared.b64 %rd6, [%r3], 2;
-mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%f1, %f2, %f3, %f4}, {%r1, %r1, %r6, %r1}, {%r1, %r6}, {0f00000000, 0f3F800000, 0f00000000, 0f00000000};
-mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%f1, %f2, %f3, %f4}, {%r1, %r1, %r6, %r1}, {%r1, %r6}, {%f1, %f2, %f3, %f4};
-mma.sync.aligned.m16n8k32.row.col.satfinite.s32.s8.u8.s32 {%r10, %r11, %r12, %r13}, {%r1, %r1, %r6, %r1}, {%r1, %r6}, {%r1, %r1, %r1, %r1};
+mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%f1, %f2, %f3, %f4}, {%r1, %r1, %r6, %r1},
+    {%r1, %r6}, {0f00000000, 0f3F800000, 0f00000000, 0f00000000};
+mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%f1, %f2, %f3, %f4},
+    {%r1, %r1, %r6, %r1}, {%r1, %r6}, {%f1, %f2, %f3, %f4};
+mma.sync.aligned.m16n8k32.row.col.satfinite.s32.s8.u8.s32 {%r10, %r11, %r12, %r13},
+    {%r1, %r1, %r6, %r1}, {%r1, %r6}, {%r1, %r1, %r1, %r1};
 mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%rd10, %rd11}, {%rd2}, {%rd2}, {%rd2, %rd2};
 wmma.load.a.sync.aligned.row.m16n16k16.shared.f16 {%r20, %r21, %r22, %r23, %r24, %r25, %r26, %r27}, [%r2], 16;
-wmma.mma.sync.aligned.row.col.m16n16k16.f16.f16 {%r30, %r31, %r32, %r33}, {%r20, %r21, %r22, %r23, %r24, %r25, %r26, %r27}, {%r20, %r21, %r22, %r23, %r24, %r25, %r26, %r27}, {%r1, %r1, %r1, %r1};
+wmma.mma.sync.aligned.row.col.m16n16k16.f16.f16 {%r30, %r31, %r32, %r33},
+    {%r20, %r21, %r22, %r23, %r24, %r25, %r26, %r27},
+    {%r20, %r21, %r22, %r23, %r24, %r25, %r26, %r27},
+    {%r1, %r1, %r1, %r1};
 bar.warp.sync -1;
 wmma.store.d.sync.aligned.col.m16n16k16.shared.f16 [%r2], {%r30, %r31, %r32, %r33};
 ld.volatile.global.u32 %r40, [%rd1+128];
 fence.acq_rel.gpu;
 atom.acq_rel.gpu.global.add.u32 %r41, [%rd1+132], %r40;
 st.release.gpu.global.u32 [%rd3], %r10;
-"""  # fmt: skip
+"""
 
 
 @cache

@@ -9,7 +9,7 @@ from emulator_kernels import aligned, kernel
 from kernelwright import emulator as emu
 
 GRID, BLOCK = 40, 64
-# %r1 = thread, %r2 = block, %r4 = its warp, %rd1 = out, %rd2 = the thread's word of out, %r9 = 4 bytes of smem, %r10 = bar
+# %r1 = thread, %r2 = block, %r4 = warp, %rd1 = out, %rd2 = the thread's word of out, %r9 = 4 bytes of smem, %r10 = bar
 START = (
     "mov.u32 %r1, %tid.x; mov.u32 %r2, %ctaid.x; shr.u32 %r4, %r1, 5; mad.lo.s32 %r3, %r2, 64, %r1;"
     "ld.param.u64 %rd1, [out]; mul.wide.u32 %rd2, %r3, 4; add.s64 %rd2, %rd1, %rd2;"

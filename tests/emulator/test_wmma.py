@@ -100,7 +100,8 @@ STORE = "wmma.store.d.sync.aligned.row.m16n16k16.global.f16 [%rd1], {%r1, %r2, %
         (LOAD.replace("{stride}", "17"), "misaligned", "global"),
         (LOAD.replace("{stride}", "24"), "out_of_bounds", "past the end"),
         ("mov.u32 %r9, %tid.x; " + LOAD.replace("{stride}", "%r9"), "divergent_warp", "not the same"),
-        ("mov.u32 %r9, %tid.x; setp.lt.u32 %p1, %r9, 16; @%p1 " + LOAD.replace("{stride}", "16"), "divergent_warp", "some"),
+        ("mov.u32 %r9, %tid.x; setp.lt.u32 %p1, %r9, 16; @%p1 " + LOAD.replace("{stride}", "16"),
+         "divergent_warp", "some"),
         ("mov.u32 %r1, 0; mov.u32 %r2, 0; mov.u32 %r4, 0; " + STORE, "undefined_value", "%r3 is stored here"),
     ],
 )  # fmt: skip
@@ -111,7 +112,7 @@ def test_wrong_uses_are_findings(body, kind, words):
     assert words in next(one.text for one in report.findings if one.kind == kind)
 
 
-@pytest.mark.parametrize("opcode", ["load.a.sync.aligned.row.m16n16k16.global.bf16", "load.a.aligned.row.m16n16k16.f16"])
+@pytest.mark.parametrize("opcode", ["load.a.sync.aligned.row.m16n16k16.bf16", "load.a.aligned.row.m16n16k16.f16"])
 def test_others_are_refused(opcode):
     with pytest.raises(emu.EmulatorError, match="not one the emulator knows"):
         emu.load(kernel(f"ld.param.u64 %rd1, [out]; wmma.{opcode} {group(1, 8)}, [%rd1], 16;"))
