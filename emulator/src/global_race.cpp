@@ -104,8 +104,8 @@ void GlobalRaceDetector::access(Warp& warp, const Insn& insn, int lane, uint64_t
         // A finished block's read or update that this block does not follow stays: whoever conflicts with it comes later.
         if ((strong || !writes) && !ordered(warp, record) && (record.bytes & touched) == touched) continue;
         const bool same = record.block == block && record.access.warp() == mine.warp() && record.access.seq() == mine.seq();
-        const bool alone = !same || record.access.lane() == mine.lane();
-        record = {alone ? mine : kw::Record::make(mine.seq(), mine.warp(), kSeveralLanes, pc), block, static_cast<uint16_t>(same ? record.bytes | touched : touched), record.ever};
+        const bool one_lane = !same || record.access.lane() == mine.lane();
+        record = {one_lane ? mine : kw::Record::make(mine.seq(), mine.warp(), kSeveralLanes, pc), block, static_cast<uint16_t>(same ? record.bytes | touched : touched), record.ever};
     }
     if (strong && writes) release(warp, static_cast<uint32_t>(lane), address, reads, alone);
 }

@@ -115,6 +115,9 @@ class Arguments {
     uint64_t address_, at_ = 0;
 };
 
+// The format is one conversion, read by Conversion and made for the type of `value`.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
 template <class T>
 std::string formatted(const std::string& format, T value) {
     char small[512];
@@ -125,6 +128,7 @@ std::string formatted(const std::string& format, T value) {
     out.pop_back();
     return out;
 }
+#pragma GCC diagnostic pop
 
 std::string padded(const std::string& text, const Conversion& c) {
     const size_t width = c.has_width ? static_cast<size_t>(c.width) : 0;
