@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check, print one line a kernel, and note in the module's table which passed."""
+    from kernelwright.build.module import EMULATOR
     from kernelwright.build.table_folder import read_table
 
     if args.problems < 1:
@@ -65,6 +66,11 @@ def run(args: argparse.Namespace) -> int:
     folder = args.module or _only_module(_DEFAULT_OUT)
     if not (folder / "build_info.json").is_file():
         raise UsageError(f"{folder} is not a dispatch module. Build one with: gen build --arch sm80")
+    if args.device == "cpu" and not (folder / EMULATOR).is_file():
+        raise UsageError(
+            f"{folder} was built with --no-emulator. Build it again without (its kernels are cached), or check it on a "
+            "GPU with --device cuda; --seeds and --mutate emulate there too."
+        )
     before = read_table(folder / "kernels")["kernels"]
     module, result = _check(args, folder)
     if not args.json:

@@ -54,6 +54,7 @@ def make_module(tmp_path, monkeypatch, request):
         (folder / "_runtime" / "__init__.py").write_text("")
         (folder / "_runtime" / "check.py").write_text(CHECKER)
         (folder / "build_info.json").write_text('{"kernelwright": "0.1.0"}')
+        (folder / "_emulator.so").touch()
         kernels = {one: {"verified": [{"by": "emulator", "date": "old"}]} for one in ("good", "bad", "other")}
         (folder / "kernels" / "table.json").write_text(json.dumps({"schema": 1, "kernels": kernels}))
         return folder
@@ -66,6 +67,13 @@ def make_module(tmp_path, monkeypatch, request):
 def notes(folder: Path) -> dict[str, list[dict[str, object]]]:
     kernels = json.loads((folder / "kernels" / "table.json").read_text())["kernels"]
     return {name: kernel["verified"] for name, kernel in kernels.items()}
+
+
+def test_a_module_without_the_emulator_is_refused_with_what_to_do(make_module, capsys):
+    folder = make_module()
+    (folder / "_emulator.so").unlink()
+    assert main(["verify", str(folder), "--mutate"]) == MISUSED
+    assert "was built with --no-emulator. Build it again without" in capsys.readouterr().err
 
 
 def test_kernels_that_pass_are_noted_and_the_others_not(make_module, capsys):
