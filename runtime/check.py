@@ -152,7 +152,8 @@ def check_problem(
     dispatch: DispatchModule, problem: Problem, *, block_n: int, seed: int, device: torch.device
 ) -> ProblemResult:
     """Compute one problem with whatever the module chooses, and compare; see `gate` for what passes."""
-    inputs = make_inputs(problem, block_n, seed, device)
+    visibility = dispatch.engine.binding.visibility
+    inputs = make_inputs(problem, block_n, seed, device, visibility)
     with torch.no_grad():
         request = check(inputs.q, inputs.k, inputs.v, inputs.options)
     out = guarded(request.out_shape, TORCH_DTYPES[problem.dtype], device, problem.layout)
@@ -165,7 +166,7 @@ def check_problem(
             torch.cuda.synchronize(device)
     except (KernelError, RuntimeError) as error:
         return ProblemResult(problem=problem, verdict=None, fault=f"{type(error).__name__}: {error}")
-    visibility, mask = dispatch.engine.binding.visibility, inputs.options.block_mask
+    mask = inputs.options.block_mask
     attended = Attended(request.q, request.k, request.v, request.softmax_scale, request.lowered, visibility, mask)
     verdict = judge(out.tensor, lse.tensor, attended)
     faults = [verdict.fault] if verdict.fault else []

@@ -12,8 +12,11 @@ from typing import Literal
 
 import torch
 
+from .binding import Visibility
 from .block_mask import BlockMask
+from .inputs import check
 from .options import Options, Sequences
+from .reference import Attended
 
 Layout = Literal["plain", "heads_first", "padded_heads", "expanded"]
 Kind = Literal["random", "needle"]
@@ -153,17 +156,9 @@ def _features(
     if problem["is_block_sparse"]:
         block_k = tiles[1] * generator.randint(1, 2)
         found["block"] = (tiles[0] * generator.randint(1, 2), block_k if block_k % 32 == 0 else 2 * block_k)
-    if found.get("bias") or found.get("slopes") or found["has_sink"] or not _may_be_needle(found):
-        found["kind"] = "random"  # a needle's row is known to be carried by one key
+    if found.get("softcap"):
+        found["kind"] = "random"  # a cap presses down the score that is to carry the row
     return found
-
-
-def _may_be_needle(features: Mapping[str, object]) -> bool:
-    return (
-        not any(features.get(name) for name in ("dropout_p", "softcap", "lengths"))
-        and "block" not in features
-        and "window" not in features
-    )
 
 
 def _telling(block_m: int, block_n: int, ring: int) -> Iterator[dict[str, object]]:
@@ -268,8 +263,13 @@ class Inputs:
     options: Options
 
 
-def make_inputs(problem: Problem, block_n: int, seed: int, device: torch.device) -> Inputs:
-    """Return the inputs of a problem; equal seeds give equal numbers on every device."""
+def make_inputs(
+    problem: Problem, block_n: int, seed: int, device: torch.device, visibility: Mapping[str, Visibility]
+) -> Inputs:
+    """Return the inputs of a problem; equal seeds give equal numbers on every device.
+
+    `visibility` is the binding's: a needle lies at the ends of what its row sees.
+    """
     generator = torch.Generator().manual_seed(seed)
     batch_kv = 1 if problem.layout == "expanded" else problem.batch
     seqlen_q, seqlen_k = problem.seqlen_q, problem.seqlen_k
@@ -279,8 +279,10 @@ def make_inputs(problem: Problem, block_n: int, seed: int, device: torch.device)
     q_shape = (problem.batch, seqlen_q, num_heads, problem.head_dim)
     k_shape = (batch_kv, seqlen_k, problem.num_heads_kv, problem.head_dim)
     v_shape = (*k_shape[:3], problem.head_dim_v or problem.head_dim)
+    on_cpu = _options(problem, num_heads, torch.Generator().manual_seed(seed), torch.device("cpu"))
+    options = _options(problem, num_heads, generator, device)  # the same numbers
     if problem.kind == "needle":
-        values = _needle(problem, q_shape, k_shape, v_shape[3], block_n, generator)
+        values = _needle(problem, (q_shape, k_shape, v_shape), on_cpu, block_n, generator, visibility)
     else:
         values = tuple(torch.randn(shape, generator=generator) for shape in (q_shape, k_shape, v_shape))
     placed = []
@@ -293,7 +295,7 @@ def make_inputs(problem: Problem, block_n: int, seed: int, device: torch.device)
         k, v = (one.expand(problem.batch, -1, -1, -1) for one in (k, v))
     if problem.lengths:
         q, k, v = (one.squeeze(0) for one in (q, k, v))
-    return Inputs(q=q, k=k, v=v, options=_options(problem, num_heads, generator, device))
+    return Inputs(q=q, k=k, v=v, options=options)
 
 
 def _options(problem: Problem, num_heads: int, generator: torch.Generator, device: torch.device) -> Options:
@@ -304,6 +306,8 @@ def _options(problem: Problem, num_heads: int, generator: torch.Generator, devic
     if problem.slopes:
         slopes = torch.rand(sizes[problem.slopes], generator=generator).squeeze(0).to(device)
         slopes = slopes.expand(batch, num_heads) if slopes.dim() == 2 else slopes
+        if problem.kind == "needle":  # far keys lose less than the needle has
+            slopes = slopes * (8 / max(problem.seqlen_q, problem.seqlen_k))
     if problem.bias:
         shape = (*sizes[problem.bias], problem.seqlen_q, problem.seqlen_k)
         held = guarded(shape, dtype, device)
@@ -359,29 +363,55 @@ def _block_mask(problem: Problem, batch: int, num_heads: int, generator: torch.G
 
 def _needle(
     problem: Problem,
-    q_shape: tuple[int, ...],
-    k_shape: tuple[int, ...],
-    head_dim_v: int,
+    shapes: tuple[tuple[int, ...], ...],
+    options: Options,
     block_n: int,
     generator: torch.Generator,
+    visibility: Mapping[str, Visibility],
 ) -> tuple[torch.Tensor, ...]:
     """Inputs in which one key at a boundary carries each row, and V spells that key's index in bits."""
+    q_shape, k_shape, v_shape = shapes
     k = torch.randint(0, 2, k_shape, generator=generator) * 2.0 - 1.0
-    keys = torch.arange(problem.seqlen_k)
-    bits = torch.arange(head_dim_v) % NEEDLE_BITS
-    v = ((keys[:, None] >> bits) & 1) * 2.0 - 1.0
-    rows = torch.arange(problem.seqlen_q)
-    last = (
-        rows + problem.seqlen_k - problem.seqlen_q if problem.is_causal else torch.full_like(rows, problem.seqlen_k - 1)
-    )
-    last = last.clamp(min=0)
-    # In turn: the last key seen, the first, the last of a tile, the first of a tile.
-    tile = (last // block_n * block_n).clamp(min=0)
-    targets = torch.stack([last, torch.zeros_like(last), (tile - 1).clamp(min=0), tile])[rows % 4, rows]
+    bits = torch.arange(v_shape[3]) % NEEDLE_BITS
+    v = ((torch.arange(k_shape[1])[:, None] >> bits) & 1) * 2.0 - 1.0
     # k is of signs, so the needle's score is strength * head_dim * scale; others stay well below.
     scale = problem.head_dim**-0.5 if problem.softmax_scale is None else problem.softmax_scale
     strength = min(64.0, 48.0 / (problem.head_dim * scale))
-    group = q_shape[2] // k_shape[2]
-    picked = k[:, targets].repeat_interleave(group, dim=2)
-    q = (picked * strength).expand(q_shape)
-    return q, k, v[None, :, None, :].expand(*k_shape[:3], head_dim_v)
+    heads = torch.arange(q_shape[2])[:, None] // (q_shape[2] // k_shape[2])
+    q = torch.zeros(q_shape)
+    attended = _attended(problem, shapes, options, visibility)
+    for number, (entry, q_rows), (entry_k, k_rows) in attended.sequences():
+        length, keys = q_rows.stop - q_rows.start, k_rows.stop - k_rows.start
+        if length and keys:
+            seen = attended.visible(number, length, keys, slice(0, length)).expand(q_shape[2], -1, -1)
+            targets = k_rows.start + _targets(seen, block_n)
+            q[entry, q_rows] = k[entry_k % k_shape[0], targets, heads].transpose(0, 1) * strength
+    return q, k, v[None, :, None, :].expand(v_shape)
+
+
+def _targets(seen: torch.Tensor, block_n: int) -> torch.Tensor:
+    """Return a key for each row that `seen` [num_heads, rows, keys] shows, 0 where it shows none.
+
+    In turn: the last key seen, the first, the last of a tile, the first of a tile, and both beside the first's tile;
+    where that key is not seen, the last.
+    """
+    num_keys = seen.shape[2]
+    shown = seen.to(torch.uint8)
+    first, last = shown.argmax(2), num_keys - 1 - shown.flip(2).argmax(2)
+    last = torch.where(seen.any(2), last, 0)
+    tile, next_tile = last // block_n * block_n, (first // block_n + 1) * block_n
+    rows = torch.arange(seen.shape[1])
+    wanted = torch.stack([last, first, tile - 1, tile, next_tile - 1, next_tile])[rows % 6, :, rows].T
+    wanted = wanted.clamp(0, num_keys - 1)
+    return torch.where(seen.gather(2, wanted[..., None])[..., 0], wanted, last)
+
+
+def _attended(
+    problem: Problem, shapes: tuple[tuple[int, ...], ...], options: Options, visibility: Mapping[str, Visibility]
+) -> Attended:
+    """What a call of these shapes attends to, with values yet to come."""
+    q, k, v = (torch.zeros(problem.batch, *one[1:], dtype=TORCH_DTYPES[problem.dtype]) for one in shapes)
+    if options.sequences is not None:
+        q, k, v = (one.squeeze(0) for one in (q, k, v))
+    request = check(q, k, v, options)
+    return Attended(request.q, request.k, request.v, None, request.lowered, visibility, options.block_mask)

@@ -117,7 +117,7 @@ def _run(module: Any, variant: str, problem: Any, seed: int, device: str) -> dic
     problems = part_of(module, "problems")
     block_n = int(_record(module, variant).schedule["block_n"])
     place = torch.device(device)
-    made = problems.make_inputs(problem, block_n, seed, place)
+    made = problems.make_inputs(problem, block_n, seed, place, module._module.engine.binding.visibility)
     attend = module._module.attention.attend
     with module.force_variant(variant), torch.no_grad():
         request = part_of(module, "inputs").check(made.q, made.k, made.v, made.options)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import importlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from kernelwright.gen.commands import emulated
 from kernelwright.gen.devices import reference_device
 from kernelwright.gen.redundant_syncs import RedundantSync, redundant_syncs
 from kernelwright.gen.spec import Variant
+from kernelwright.gen.visibility import visibilities
 
 if TYPE_CHECKING:
     from kernelwright.emulator.mutate import Mutant, Sync
@@ -130,7 +131,7 @@ def shipped_kernels(module: Any, names: Sequence[str]) -> list[Shipped]:  # Any:
 
 def make_case(runtime: str, problem: Any, *, block_n: int, seed: int) -> Case:
     """Return a problem's inputs as the check of the module makes them; `runtime` is its package of shipped code."""
-    made = importlib.import_module(f"{runtime}.problems").make_inputs(problem, block_n, seed, "cpu")
+    made = importlib.import_module(f"{runtime}.problems").make_inputs(problem, block_n, seed, "cpu", _visible(runtime))
     request = importlib.import_module(f"{runtime}.inputs").check(made.q, made.k, made.v, made.options)
     scale = problem.softmax_scale if problem.softmax_scale is not None else problem.head_dim**-0.5
     return Case(
@@ -138,6 +139,14 @@ def make_case(runtime: str, problem: Any, *, block_n: int, seed: int) -> Case:
         inputs={"q": request.q, "k": request.k, "v": request.v, **request.lowered.tensors},
         scalars={"softmax_scale": scale, **request.lowered.scalars},
     )
+
+
+def _visible(runtime: str) -> dict[str, Any]:  # Any: of a run time imported by name
+    binding, expressions = (importlib.import_module(f"{runtime}.{name}") for name in ("binding", "expressions"))
+    return {
+        name: binding.Visibility(**{bound: expressions.parse_expression(text) for bound, text in one.items()})
+        for name, one in visibilities().items()
+    }
 
 
 def telling_cases(runtime: str, variant: Variant, seed: int) -> list[Case]:
@@ -149,7 +158,7 @@ def telling_cases(runtime: str, variant: Variant, seed: int) -> list[Case]:
     ring = variant.schedule.num_stages * block_n
     sizes = [(block_m, ring + 3 * block_n + 5), (block_m + 1, 2 * block_n), (2 * block_m + 3, ring + 2 * block_n - 1)]
     sizes.append((block_m, ring + block_n))
-    return _plain_cases(runtime, variant, sizes, seed)
+    return _cases(runtime, variant, sizes, seed)
 
 
 def ring_cases(runtime: str, variant: Variant, seed: int) -> list[Case]:
@@ -160,17 +169,33 @@ def ring_cases(runtime: str, variant: Variant, seed: int) -> list[Case]:
     block_m, block_n, stages = variant.schedule.block_m, variant.schedule.block_n, variant.schedule.num_stages
     tiles = sorted({1, 2, stages, stages + 1, 2 * stages + 1})
     sizes = [(block_m - index % 2 * 5, count * block_n - index % 2 * 3) for index, count in enumerate(tiles)]
-    return _plain_cases(runtime, variant, sizes, seed)
+    return _cases(runtime, variant, sizes, seed)
 
 
-def _plain_cases(runtime: str, variant: Variant, sizes: Sequence[tuple[int, int]], seed: int) -> list[Case]:
+def _cases(runtime: str, variant: Variant, sizes: Sequence[tuple[int, int]], seed: int) -> list[Case]:
+    """Return problems of these sizes, each with what the kernel's features ask besides.
+
+    Lists of blocks and windows leave tiles out, so there are several lists, and windows that leave few out. Of a
+    persistent kernel there are more heads than thread blocks on the one multiprocessor of `_on_one_sm`, so that each
+    takes several tiles.
+    """
     problems = importlib.import_module(f"{runtime}.problems")
-    rows = [{"seqlen_q": seqlen_q, "seqlen_k": seqlen_k} for seqlen_q, seqlen_k in sizes]
-    found = problems.problems_of(asdict(variant.problem), asdict(variant.schedule), rows, seed)
+    schedule = variant.schedule
+    num_heads = max(schedule.persistent_blocks + 1, 3 if variant.problem.is_block_sparse else 1)
+    more = {"num_heads_kv": num_heads, "group": 2 if schedule.pack_gqa else 1}
+    rows = [{"seqlen_q": seqlen_q, "seqlen_k": seqlen_k, **more} for seqlen_q, seqlen_k in sizes]
+    chosen = problems.problems_of(asdict(variant.problem), asdict(schedule), rows, seed)
+    if variant.problem.is_local:
+        wide = {"attention_chunk": 0, "is_causal": False}
+        chosen += [replace(one, window=(one.seqlen_k - 2, one.seqlen_k), **wide) for one in chosen]
     return [
-        make_case(runtime, problem, block_n=variant.schedule.block_n, seed=seed + index)
-        for index, problem in enumerate(found)
+        make_case(runtime, problem, block_n=schedule.block_n, seed=seed + index) for index, problem in enumerate(chosen)
     ]
+
+
+def _on_one_sm(kernel: emulated.Kernel) -> emulated.Kernel:
+    """A persistent kernel on a GPU of one multiprocessor: its thread blocks take tile after tile of a small problem."""
+    return replace(kernel, constants={**kernel.constants, "num_sms": 1})
 
 
 def check_seeds(shipped: Shipped, cases: Sequence[Case], num_seeds: int) -> SeedsResult:
@@ -178,7 +203,7 @@ def check_seeds(shipped: Shipped, cases: Sequence[Case], num_seeds: int) -> Seed
     from kernelwright.emulator.launch import EmulatorError, load
 
     faults: list[str] = []
-    launches = 0
+    launches, kernel = 0, _on_one_sm(shipped.kernel)
     with emulated.device_of(shipped.variant.sm):
         module = load(shipped.ptx)
         for case in cases:
@@ -186,7 +211,7 @@ def check_seeds(shipped: Shipped, cases: Sequence[Case], num_seeds: int) -> Seed
             for seed in range(num_seeds + 1):
                 try:
                     launches += seed > 0
-                    done = emulated.launch(module, shipped.kernel, case.inputs, case.scalars, seed=seed)
+                    done = emulated.launch(module, kernel, case.inputs, case.scalars, seed=seed)
                 except EmulatorError as error:
                     faults.append(f"{case.label}: seed {seed}: {error}")
                     break
@@ -250,7 +275,7 @@ def _first_notice(
         for index, case in enumerate(cases):
             for seed in range(num_seeds):
                 options = {"seed": seed, "max_instructions": budget}
-                done = emulated.launch(module, shipped.kernel, case.inputs, case.scalars, **options)
+                done = emulated.launch(module, _on_one_sm(shipped.kernel), case.inputs, case.scalars, **options)
                 if seed == 0:
                     outcomes.append(done)
                 if done.bits != (expected[index] if expected else outcomes[index].bits):

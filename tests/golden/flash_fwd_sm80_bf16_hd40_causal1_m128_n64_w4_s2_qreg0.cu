@@ -444,8 +444,8 @@ __device__ __forceinline__ void compute_tile(const FlashFwdParams& params, unsig
 
     // Epilogue: normalise, write lse, and stage O in shared memory to store it by rows of 16-byte chunks.
     if constexpr (kQInRegs || LayoutV::kRowBytes != LayoutQK::kRowBytes) {
-        // No thread still reads the tiles that O overwrites. With one stage and an O no larger than K nobody does anyway:
-        // the last barrier of the loop is after the reads of K. With a single warp it is for ldmatrix, as below.
+        // No thread still reads what O overwrites. With one stage the barrier between Q K^T and P V says so unless O
+        // reaches into V. With a single warp it is for ldmatrix, as below.
         __syncthreads();
     } else {
         // A warp overwrites its own rows of Q only, when all its lanes have read them. ldmatrix executes for the warp as a

@@ -614,8 +614,8 @@ __device__ __forceinline__ void compute_tile(const FlashFwdParams& params, unsig
 
     // Epilogue: normalise, write lse, and stage O in shared memory to store it by rows of 16-byte chunks.
     if constexpr (kQInRegs || LayoutV::kRowBytes != LayoutQK::kRowBytes) {
-        // No thread still reads the tiles that O overwrites. With one stage and an O no larger than K nobody does anyway:
-        // the last barrier of the loop is after the reads of K. With a single warp it is for ldmatrix, as below.
+        // No thread still reads what O overwrites. With one stage the barrier between Q K^T and P V says so unless O
+        // reaches into V. With a single warp it is for ldmatrix, as below.
         __syncthreads();
     } else {
         // A warp overwrites its own rows of Q only, when all its lanes have read them. ldmatrix executes for the warp as a
@@ -686,6 +686,7 @@ flash_fwd_sm80_bf16_hd64_dv128_causal0_local_varlen_softcap_alibi_bias_dropout_s
     for (int tile = blockIdx.x; tile < params.num_m_blocks * num_lists; tile += gridDim.x) {
         const int list = tile % num_lists;
         compute_tile(params, smem, params.num_m_blocks - 1 - tile / num_lists, list / num_heads, list % num_heads);
-        __syncthreads();  // no thread still reads the output that the next tile's Q overwrites
+        // No thread still reads the output that the next tile's Q overwrites, which may be another thread's share of it.
+        __syncthreads();
     }
 }

@@ -40,11 +40,17 @@ def describe(results, choices) -> str:
     )
 
 
+def needle_share(problems) -> float:
+    return sum(one.kind == "needle" for one in problems) / len(problems)
+
+
 def test_every_pair_of_features_computes_attention(every_head_dim, build, table_of):
     result, choices = checked(every_head_dim, build, table_of, 1, QUICK_PROBLEMS)
     print(describe([result], choices))
     assert result.passed, str(result)
     assert not any(one.skipped for one in result.variants)
+    problems = [one.problem for variant in result.variants for one in variant.results]
+    assert needle_share(problems) >= 0.1
     assert set().union(*(pairs_of(one) for one in choices)) >= all_pairs()
 
 
@@ -57,4 +63,8 @@ def test_every_pair_of_features_computes_attention_on_many_problems(every_head_d
         assert result.passed, str(result)
     problems = [one.problem for result in results for variant in result.variants for one in variant.results]
     assert len(problems) >= 1500
+    assert needle_share(problems) >= 0.1
+    needles = [one for one in problems if one.kind == "needle"]
+    for feature in ("window", "lengths", "block", "bias", "slopes", "dropout_p", "has_sink"):
+        assert len({getattr(one, feature) for one in needles}) > 1, feature
     assert {one.layout for one in problems} == {"plain", "heads_first", "padded_heads", "expanded"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,7 +11,7 @@ import fake_kernel
 import pytest
 import torch
 from fake_driver import StandIn
-from fake_kernel import attended
+from fake_kernel import VISIBILITY, attended
 from fake_module import FEATURES
 
 from kernelwright.runtime.check import check_module
@@ -140,7 +141,7 @@ def test_problems_cover_what_kernels_get_wrong():
 @pytest.mark.parametrize("layout", ["plain", "heads_first", "padded_heads", "expanded"])
 def test_inputs_lie_in_nan(layout):
     problem = Problem(seqlen_q=5, seqlen_k=6, dtype="fp16", head_dim=16, is_causal=False, batch=2, layout=layout)
-    inputs = make_inputs(problem, 16, 0, CPU)
+    inputs = make_inputs(problem, 16, 0, CPU, VISIBILITY)
     for tensor in (inputs.q, inputs.k, inputs.v):
         assert tensor.isfinite().all() and tensor.data_ptr() % 16 == 0
         assert all(stride % 8 == 0 for stride in tensor.stride()[:3]) and tensor.stride()[3] == 1
@@ -164,13 +165,48 @@ def test_a_write_beside_a_tensor_is_seen(layout):
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_needle_carries_its_row(causal):
     problem = Problem(seqlen_q=40, seqlen_k=50, dtype="bf16", head_dim=64, is_causal=causal, kind="needle", group=2)
-    inputs = make_inputs(problem, 16, 0, CPU)
+    inputs = make_inputs(problem, 16, 0, CPU, VISIBILITY)
     assert isinstance(inputs.options, Options) and inputs.options.causal is causal
     found = reference(attended(inputs.q, inputs.k, inputs.v, causal=causal))
     assert torch.allclose(found.out.abs(), torch.ones(1, dtype=torch.float64), atol=1e-3)
     last = found.out[0, 0, 0, :12] if not causal else found.out[0, 36, 0, :12]
     key = sum(int(bit > 0) << index for index, bit in enumerate(last))
     assert key == (49 if not causal else 46)
+
+
+NEEDLES = {
+    "a window": {"window": (20, 3)},
+    "a causal window of sequences": {"window": (17, 0), "lengths": ((40, 50), (0, 7), (33, 0), (9, 31))},
+    "chunks": {"attention_chunk": 19, "is_causal": True},
+    "sequences partly used": {"lengths": ((40, 50), (1, 1), (12, 37)), "is_partly_used": True},
+    "blocks": {"block": (16, 32), "batch": 2},
+    "wider values": {"head_dim_v": 88, "is_causal": True},
+    "a bias and slopes": {"bias": "heads", "slopes": "batch", "batch": 2, "layout": "expanded"},
+    "a sink": {"has_sink": True},
+}
+
+
+@pytest.mark.parametrize("features", NEEDLES.values(), ids=NEEDLES)
+def test_a_needle_of_any_feature_carries_its_row_and_is_a_key_at_an_end(features):
+    sizes = {"seqlen_q": 40, "seqlen_k": 50, "dtype": "bf16", "head_dim": 64, "is_causal": False, "group": 2}
+    problem = Problem(**{**sizes, "kind": "needle", **features})
+    inputs = make_inputs(problem, 16, 0, CPU, VISIBILITY)
+    named = vars_of(inputs.options)
+    found = reference(attended(inputs.q, inputs.k, inputs.v, **named))
+    seen = found.lse.isfinite().transpose(1, 2) & (found.magnitude > 0.5)  # a row with a sink alone has an lse too
+    assert seen.float().mean() > 0.3
+    assert ((found.out.abs() - 1).abs().amax(-1) < 1e-2)[seen].all()
+    bits = (found.out[..., :12] > 0) << torch.arange(12)
+    assert len(bits.sum(-1)[seen].unique()) >= 6  # the keys that carry
+
+
+def vars_of(options: Options) -> dict[str, Any]:
+    return {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+
+
+def test_a_cap_leaves_no_needle():
+    problem = {**PROBLEM, "has_softcap": True}
+    assert {one.kind for one in problems_for(problem, SCHEDULE, 30, 0)} == {"random"}
 
 
 # ------------------------------------------------------------------ the checker
