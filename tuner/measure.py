@@ -15,14 +15,16 @@ import torch
 
 from kernelwright.gen.devices import Device
 from kernelwright.gen.spec import ForwardProblem
+from kernelwright.tuner.errors import TunerError
 from kernelwright.tuner.gpu_state import current_pci_bus_id, read_state
 from kernelwright.tuner.isolation import stage
 from kernelwright.tuner.results import Label
 from kernelwright.tuner.scratch import ScratchModule
-from kernelwright.tuner.shapes import Shape
+from kernelwright.tuner.shapes import SPARSE_SHARE, Shape
 from kernelwright.tuner.work import Compiled, Scored, Timed
 
 MEASURE_VERSION = 2  # 2: estimates of 5 samples, finals raced
+_SPARSE_BLOCK = 128  # queries and keys of a block-sparse call's blocks
 _WARM_UP_CALLS = 3
 _REPETITIONS = 20
 _ESTIMATE = 5  # samples of a shape in the search; finals decide
@@ -80,18 +82,53 @@ def require_gpu_answers() -> None:
 
 
 def make_inputs(problem: ForwardProblem, shape: Shape, device: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return q, k and v of standard normal values, the same for the same shape."""
+    """Return q, k and v of standard normal values, the same for a shape; of varlen problems one after another."""
     generator = torch.Generator(device=device).manual_seed(0)
+    lengths = shape.lengths(is_varlen=problem.is_varlen)
 
-    def values(length: int, heads: int) -> torch.Tensor:
-        sizes = (shape.batch, length, heads, problem.head_dim)
+    def values(side: int, heads: int, head_dim: int) -> torch.Tensor:
+        rows = (sum(one[side] for one in lengths),) if problem.is_varlen else (shape.batch, lengths[0][side])
+        sizes = (*rows, heads, head_dim)
         return torch.randn(sizes, generator=generator, dtype=_TORCH_DTYPES[problem.dtype], device=device)
 
     return (
-        values(shape.seqlen_q, shape.num_heads_q),
-        values(shape.seqlen_k, shape.num_heads_kv),
-        values(shape.seqlen_k, shape.num_heads_kv),
+        values(0, shape.num_heads_q, problem.head_dim),
+        values(1, shape.num_heads_kv, problem.head_dim),
+        values(1, shape.num_heads_kv, problem.head_dim_v),
     )
+
+
+def make_call(module: Any, problem: ForwardProblem, shape: Shape, device: str) -> Callable[[], object]:  # Any: as below
+    """Return a call of a module's function for a problem's features, everything it needs made before."""
+    q, k, v = make_inputs(problem, shape, device)
+    place = q.device
+    generator = torch.Generator(device=place).manual_seed(1)
+    options: dict[str, Any] = {"out": torch.empty(*q.shape[:-1], problem.head_dim_v, dtype=q.dtype, device=place)}
+    heads = torch.arange(1, shape.num_heads_q + 1, device=place)
+    if problem.has_softcap:
+        options["softcap"] = 50.0
+    if problem.has_alibi:
+        options["alibi_slopes"] = torch.exp2(-8 * heads / shape.num_heads_q).float()
+    if problem.has_bias:
+        bias_shape = (1, 1, shape.seqlen_q, shape.seqlen_k)  # read anew by every head
+        options["bias"] = torch.randn(bias_shape, generator=generator, dtype=q.dtype, device=place)
+    if problem.has_dropout:
+        options |= {"dropout_p": 0.1, "rng_state": torch.tensor([1, 2], device=place)}
+    if problem.is_block_sparse:
+        if problem.is_local or problem.is_varlen:
+            raise TunerError(f"no block-sparse call of the kind of {shape.name} is made for measuring yet")
+        blocks = [-(-length // _SPARSE_BLOCK) for length in (shape.seqlen_q, shape.seqlen_k)]
+        kept = torch.rand(blocks, generator=generator, device=place) < SPARSE_SHARE
+        dense = kept.repeat_interleave(_SPARSE_BLOCK, 0).repeat_interleave(_SPARSE_BLOCK, 1)
+        mask = module.BlockMask.from_dense(dense[: shape.seqlen_q, : shape.seqlen_k], _SPARSE_BLOCK, _SPARSE_BLOCK)
+        return lambda: module.sparse_attn_func(q, k, v, mask, causal=problem.is_causal, **options)
+    options |= {"causal": problem.is_causal, "window_size": (shape.window_left, shape.window_right)}
+    if not problem.is_varlen:
+        return lambda: module.flash_attn_func(q, k, v, **options)
+    lengths = torch.tensor([(0, 0), *shape.lengths(is_varlen=True)], device=place)
+    q_ends, k_ends = lengths.cumsum(0).int().unbind(1)
+    sizes = (q_ends.contiguous(), k_ends.contiguous(), shape.seqlen_q, shape.seqlen_k)
+    return lambda: module.flash_attn_varlen_func(q, k, v, *sizes, **options)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,14 +179,7 @@ class GpuScorer:
         repeats: int,
     ) -> Timed:
         stage(f"measuring {shape.name}")
-        problem = compiled.variant.problem
-        q, k, v = make_inputs(problem, shape, "cuda")
-        out = torch.empty_like(q)
-        samples = samples_us(
-            lambda: module.flash_attn_func(q, k, v, causal=problem.is_causal, out=out),
-            timer,
-            warm_up=warm_up,
-            repetitions=repeats,
-        )
+        call = make_call(module, compiled.variant.problem, shape, "cuda")
+        samples = samples_us(call, timer, warm_up=warm_up, repetitions=repeats)
         state = read_state(current_pci_bus_id() if torch.cuda.is_available() else None)
         return Timed(samples=samples, state=state)

@@ -13,7 +13,7 @@ from kernelwright.gen.constraints import CONSTRAINTS
 from kernelwright.gen.devices import parse_arch
 from kernelwright.gen.errors import ConfigError, SpecError
 from kernelwright.gen.schema import Node, read_yaml
-from kernelwright.gen.spec import DTYPES, OPERATION, ForwardProblem, ForwardSchedule
+from kernelwright.gen.spec import DTYPES, FEATURES, OPERATION, ForwardProblem, ForwardSchedule
 from kernelwright.tuner.shapes import Shape
 
 SCHEMA = 1
@@ -23,10 +23,16 @@ Value = int | bool
 Point = tuple[Value, ...]
 """Values of the schedule's fields, in the order of `FIELDS`."""
 
-FIELDS: tuple[str, ...] = tuple(field.name for field in fields(ForwardSchedule) if field.default is MISSING)
-"""What a space varies; the other fields of a schedule keep their defaults, as the model knows nothing of them."""
+FIELDS: tuple[str, ...] = tuple(field.name for field in fields(ForwardSchedule))
 
-_PROBLEM = ("dtype", "head_dim", "is_causal")  # features and head_dim_v too are nothing that the model knows
+_DEFAULTS: dict[str, Value] = {
+    field.name: field.default for field in fields(ForwardSchedule) if field.default is not MISSING
+}
+"""Of the fields that a space may leave out."""
+
+_LEAST = {name: min(1, int(value)) for name, value in _DEFAULTS.items()}
+_PROBLEM = ("dtype", "head_dim", "is_causal")
+_FLAGS = tuple(name for name in FEATURES.values() if name not in _PROBLEM)
 _BOOLEAN = {field.name for field in fields(ForwardSchedule) if field.type == "bool"}
 
 
@@ -38,7 +44,8 @@ class Space:
         name: the file's stem.
         sm: architecture.
         problem: fixed.
-        values: allowed values of each schedule field, by name in the order of `FIELDS`.
+        values: allowed values of each schedule field, by name in the order of `FIELDS`; a field with a default that
+            is not there has that default alone.
         constraints: names of rules in `gen/constraints.py`.
         shapes: run-time sizes; a variant is judged over all of them.
     """
@@ -49,6 +56,10 @@ class Space:
     values: dict[str, tuple[Value, ...]]
     constraints: tuple[str, ...]
     shapes: tuple[Shape, ...]
+
+    def __post_init__(self) -> None:
+        given = {name: (value,) for name, value in _DEFAULTS.items()} | self.values
+        object.__setattr__(self, "values", {name: given[name] for name in FIELDS})
 
     @property
     def study_name(self) -> str:
@@ -106,24 +117,26 @@ def _arch(node: Node) -> int:
 
 
 def _problem(node: Node) -> ForwardProblem:
-    row = node.mapping(_PROBLEM)
+    row = node.mapping(_PROBLEM, ["head_dim_v", *_FLAGS])
     try:
         return ForwardProblem(
             dtype="bf16" if row["dtype"].text(DTYPES) == "bf16" else "fp16",
             head_dim=row["head_dim"].integer(),
+            head_dim_v=row["head_dim_v"].integer() if "head_dim_v" in row else 0,
             is_causal=row["is_causal"].boolean(),
+            **{name: row[name].boolean() for name in _FLAGS if name in row},
         )
     except SpecError as error:
         raise node.fail(str(error)) from error
 
 
 def _values(node: Node) -> dict[str, tuple[Value, ...]]:
-    row = node.mapping(FIELDS)
+    row = node.mapping([name for name in FIELDS if name not in _DEFAULTS], _DEFAULTS)
     result: dict[str, tuple[Value, ...]] = {}
-    for name in FIELDS:
+    for name in (name for name in FIELDS if name in row):
         found: list[Value] = []
         for item in row[name].one_or_more():
-            value: Value = item.boolean() if name in _BOOLEAN else item.integer(1)
+            value: Value = item.boolean() if name in _BOOLEAN else item.integer(_LEAST.get(name, 1))
             if value in found:
                 raise item.fail(f"found {value} twice")
             found.append(value)
@@ -140,7 +153,7 @@ def _group(node: Node) -> list[Shape]:
     """Return a group's shapes: `seqlen` for queries and keys alike, or every `seqlen_q` with every `seqlen_k`."""
     alike = "seqlen" in node.members()
     lengths = ["seqlen"] if alike else ["seqlen_q", "seqlen_k"]
-    row = node.mapping(["batch", "num_heads_q", "num_heads_kv", *lengths])
+    row = node.mapping(["batch", "num_heads_q", "num_heads_kv", *lengths], ["window"])
     batches, heads_q, heads_kv = (
         [item.integer(1) for item in row[key].one_or_more()] for key in ("batch", "num_heads_q", "num_heads_kv")
     )
@@ -148,10 +161,21 @@ def _group(node: Node) -> list[Shape]:
         raise node.fail("num_heads_q and num_heads_kv are one number each; write another group for others")
     if heads_q[0] % heads_kv[0]:
         raise row["num_heads_kv"].fail(f"found {heads_kv[0]}; allowed: what divides num_heads_q, {heads_q[0]}")
+    window = [item.integer(-1) for item in row["window"].items()] if "window" in row else [-1, -1]
+    if len(window) != 2:
+        raise row["window"].fail("expected two sizes, of its left and right, -1 for no limit")
     sizes = [[item.integer(1) for item in row[key].one_or_more()] for key in lengths]
     pairs = [(one, one) for one in sizes[0]] if alike else [(q, k) for q in sizes[0] for k in sizes[1]]
     return [
-        Shape(batch=batch, num_heads_q=heads_q[0], num_heads_kv=heads_kv[0], seqlen_q=q, seqlen_k=k)
+        Shape(
+            batch=batch,
+            num_heads_q=heads_q[0],
+            num_heads_kv=heads_kv[0],
+            seqlen_q=q,
+            seqlen_k=k,
+            window_left=window[0],
+            window_right=window[1],
+        )
         for batch in batches
         for q, k in pairs
     ]

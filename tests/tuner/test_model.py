@@ -1,10 +1,12 @@
 """The model repeats the published orders of tiles that it should; see its docstring for what it is."""
 
+from dataclasses import replace
+
 import pytest
 
 from kernelwright.gen.devices import devices
 from kernelwright.gen.spec import ForwardProblem, ForwardSchedule, Variant
-from kernelwright.tuner.model import key_tiles, model_cycles, step_cycles
+from kernelwright.tuner.model import key_tiles, model_cycles, step_cycles, thread_blocks
 from kernelwright.tuner.occupancy import occupancy
 from kernelwright.tuner.shapes import Shape
 
@@ -111,3 +113,72 @@ def test_the_last_wave_costs_less_when_it_leaves_sms_to_fewer_blocks():
 def test_a_kernel_that_does_not_fit_has_no_cost():
     with pytest.raises(ValueError, match="no thread block fits"):
         model_cycles(variant(86, 128, False, 128, 128, 8, 2), devices()["rtx3090"], shape(512), 255)
+
+
+def featured(*, block_n=64, pack_gqa=False, persistent_blocks=0, num_slices=1, **problem):
+    return Variant(
+        sm=80,
+        problem=ForwardProblem(**{"dtype": "bf16", "head_dim": 128, **problem}),
+        schedule=ForwardSchedule(
+            block_m=64,
+            block_n=block_n,
+            num_warps=4,
+            num_stages=1,
+            q_in_regs=False,
+            num_slices=num_slices,
+            pack_gqa=pack_gqa,
+            persistent_blocks=persistent_blocks,
+        ),
+    )
+
+
+GROUPED = Shape(batch=4, num_heads_q=32, num_heads_kv=8, seqlen_q=4096, seqlen_k=4096)
+
+
+def modelled(one, of=GROUPED):
+    return model_cycles(one, devices()["a100"], of, 200)
+
+
+def test_a_window_costs_what_it_visits():
+    local = featured(is_local=True)
+    narrow, wide = (replace(GROUPED, window_left=left, window_right=0) for left in (511, 2047))
+    assert key_tiles(local, narrow)[-1] == 9 and key_tiles(local, wide)[-1] == 33  # 8 and 32 tiles, and one cut in two
+    assert key_tiles(local, replace(GROUPED, window_right=0)) == key_tiles(featured(is_causal=True), GROUPED)[::-1]
+    assert modelled(local, narrow) < 0.5 * modelled(local, wide) < 0.5 * modelled(local, GROUPED)
+
+
+@pytest.mark.parametrize("flag", ["has_softcap", "has_alibi", "has_bias", "has_dropout"])
+def test_a_feature_costs_something_and_not_everything(flag):
+    assert 1.0 < modelled(featured(**{flag: True})) / modelled(featured()) < 3
+
+
+def test_half_of_the_blocks_cost_about_half():
+    assert 0.4 < modelled(featured(is_block_sparse=True)) / modelled(featured()) < 0.7
+
+
+def test_scores_are_computed_again_for_each_slice():
+    wide = {"head_dim": 64, "head_dim_v": 256}
+    one, two = (modelled(featured(num_slices=count, **wide)) for count in (1, 2))
+    assert 1.02 * one < two < 2 * one
+
+
+def test_packing_heads_pays_for_one_query_and_not_for_many():
+    decode = replace(GROUPED, batch=27, seqlen_q=1, seqlen_k=8192)  # 8 thread blocks an SM, or 2
+    for shape_, least, most in ((decode, 2.0, 4.5), (GROUPED, 0.9, 1.1)):
+        assert least < modelled(featured(), shape_) / modelled(featured(pack_gqa=True), shape_) < most
+
+
+def test_a_persistent_kernel_does_all_the_work_in_as_many_blocks_as_are_asked_for():
+    plain, persistent = (featured(is_causal=True, is_varlen=True, persistent_blocks=count) for count in (0, 2))
+    (blocks, repeats), (few, once) = (thread_blocks(one, GROUPED, 108) for one in (plain, persistent))
+    assert len(few) == 216 and once == repeats == 1
+    assert [sum(side) for side in zip(*blocks, strict=True)] == [sum(side) for side in zip(*few, strict=True)]
+    steps = [one[0] for one in few]
+    assert max(steps) < 1.4 * min(steps)  # dealt out in turn, longest first
+    assert modelled(persistent) == pytest.approx(modelled(plain), rel=0.25)
+
+
+def test_sequences_are_a_quarter_of_the_longest_and_more():
+    lengths = GROUPED.lengths(is_varlen=True)
+    assert lengths == ((1792, 1792), (2560, 2560), (3328, 3328), (4096, 4096))
+    assert modelled(featured(is_varlen=True)) < modelled(featured())

@@ -64,6 +64,48 @@ def test_a_fault_is_named_by_its_path(tmp_path, before, after, path):
         load_space(write(tmp_path, GOOD.replace(before, after)))
 
 
+FEATURED = """
+schema: 1
+kernel: flash_fwd
+arch: sm80
+problem: {dtype: fp16, head_dim: 64, head_dim_v: 128, is_causal: false, is_local: true, is_varlen: true}
+schedule: {block_m: 64, block_n: 32, num_warps: 4, num_stages: 2, q_in_regs: false,
+           num_slices: [1, 2], pack_gqa: [false, true], persistent_blocks: [0, 2]}
+constraints: [smem_fits]
+shapes: {batch: 4, num_heads_q: 8, num_heads_kv: 2, seqlen: 512, window: [100, -1]}
+"""
+
+
+def test_a_space_may_vary_what_features_bring_and_leave_it_out(tmp_path):
+    space = load_space(write(tmp_path, FEATURED))
+    assert space.problem.features == ("local", "varlen") and space.problem.head_dim_v == 128
+    assert (space.values["num_slices"], space.values["pack_gqa"]) == ((1, 2), (False, True))
+    assert space.values["persistent_blocks"] == (0, 2)
+    (shape,) = space.shapes
+    assert (shape.window_left, shape.window_right, shape.name) == (100, -1, "b4_hq8_hkv2_q512_k512_wl100")
+    plain = load_space(write(tmp_path, GOOD))
+    assert [plain.values[name] for name in ("num_slices", "pack_gqa", "persistent_blocks")] == [(1,), (False,), (0,)]
+    pool = enumerate_pool(space, reference_device(80))
+    assert pool.num_points == 8 and {variant.schedule.pack_gqa for variant in pool.legal.values()} == {False, True}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "path"),
+    [
+        ("window: [100, -1]", "window: [100]", r"\$\.shapes\.window: expected two sizes"),
+        ("window: [100, -1]", "window: [100, -2]", r"\$\.shapes\.window\[1\]: found -2"),
+        ("is_varlen: true", "is_varlen: 1", r"\$\.problem\.is_varlen: expected true or false"),
+        ("is_causal: false", "is_causal: true", r"\$\.problem: is_causal and is_local exclude"),
+        ("persistent_blocks: [0, 2]", "persistent_blocks: [-1]", r"\$\.schedule\.persistent_blocks\[0\]: found -1"),
+        ("num_slices: [1, 2]", "num_slices: [0]", r"\$\.schedule\.num_slices\[0\]: found 0"),
+    ],
+)
+def test_a_fault_of_features_is_named_by_its_path(tmp_path, before, after, path):
+    assert before in FEATURED
+    with pytest.raises(ConfigError, match=path):
+        load_space(write(tmp_path, FEATURED.replace(before, after)))
+
+
 def test_an_unknown_space_is_answered_with_those_there_are():
     with pytest.raises(ConfigError, match=f"unknown; known: .*{DEFAULT_SPACE}"):
         load_space("nonesuch")
