@@ -253,7 +253,7 @@ def _sweep_row(sweep: Sweep, found: dict[Case, dict[str, int]]) -> dict[str, Any
 
 
 def _block_row(case: Case, counted: dict[str, int]) -> dict[str, Any]:
-    schedule, head_dim = case.variant.schedule, case.variant.problem.head_dim
+    schedule, head_dim = case.variant.forward, case.variant.problem.head_dim
     return {
         "variant": case.variant.name,
         "block_m": schedule.block_m,

@@ -35,7 +35,7 @@ def kernel_bytes(variant: Variant, seqlen: int, *, heads: int = 1) -> dict[str, 
 
     With a causal mask a block of queries reads the key tiles up to its last query's.
     """
-    schedule, head_dim = variant.schedule, variant.problem.head_dim
+    schedule, head_dim = variant.forward, variant.problem.head_dim
     keys = 0
     for start in range(0, seqlen, schedule.block_m):
         seen = min(seqlen, start + schedule.block_m) if variant.problem.is_causal else seqlen

@@ -36,7 +36,7 @@ def table_folder_files(
         if row["kernel"] not in names:
             raise BuildError(f"{name}: $.rows[{index}].kernel: {row['kernel']} is not among the built kernels")
     files: dict[str, bytes] = {}
-    entries: dict[str, object] = {}
+    entries: dict[str, dict[str, object]] = {}
     verified = read_verified()
     for kernel in sorted(kernels, key=lambda kernel: kernel.variant.name):
         own = {f"{kernel.variant.name}.cubin": kernel.cubin, f"{kernel.variant.name}.ptx": kernel.ptx}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from kernelwright.gen.devices import Device
 from kernelwright.gen.errors import InfeasibleSpec, SpecError
-from kernelwright.gen.spec import Variant
+from kernelwright.gen.spec import BackwardSchedule, ForwardSchedule, QueryGradientSchedule, Variant
 
 Constraint = Callable[[Variant, Device], str | None]
 
@@ -27,49 +27,78 @@ def arch_matches(variant: Variant, device: Device) -> str | None:
 
 
 def smem_fits(variant: Variant, device: Device) -> str | None:
-    """The Q tile and every stage of K and V share one block's shared memory."""
+    """The tiles that a kernel keeps (forward: Q and every stage of K and V) share one block's shared memory."""
     need, have = variant.smem_bytes, device.max_smem_bytes
     if need > have:
+        or_q_in_regs = ", or set q_in_regs" if isinstance(variant.schedule, ForwardSchedule) else ""
         return (
             f"needs {need:,} bytes of shared memory per block; sm{device.sm} has {have:,}. "
-            "Lower num_stages, block_m or block_n, or set q_in_regs"
+            f"Lower num_stages, block_m or block_n{or_q_in_regs}"
         )
     return None
 
 
 def least_registers(variant: Variant) -> int:
     """Return the registers of a thread that a variant cannot do without: a lower bound of what ptxas takes."""
-    return sum(_tile_registers(variant)) + _OTHER_REGISTERS
-
-
-def _tile_registers(variant: Variant) -> tuple[int, int, int]:
-    """Return the registers of a thread that scores, output and Q take."""
-    schedule = variant.schedule
-    m_tiles = schedule.block_m // (16 * schedule.num_warps)
-    q = m_tiles * variant.problem.head_dim // 4 if schedule.q_in_regs else 0
-    return m_tiles * schedule.block_n // 2, m_tiles * variant.slice_columns // 2, q
+    return sum(_held_registers(variant).values()) + _OTHER_REGISTERS
 
 
 def registers_fit(variant: Variant, device: Device) -> str | None:
-    """Accumulators of scores and output, and Q where it stays, leave room for the rest of the kernel.
+    """What a thread accumulates, and Q where it stays, leaves room for the rest of the kernel.
 
     A lower bound: what passes may still spill, which the compiler's report shows.
     """
-    schedule = variant.schedule
-    need, (scores, output, q) = least_registers(variant), _tile_registers(variant)
-    have = min(MAX_REGISTERS, device.regs_per_sm // schedule.threads)
+    held = _held_registers(variant)
+    need = least_registers(variant)
+    have = min(MAX_REGISTERS, device.regs_per_sm // variant.schedule.threads)
     if need > have:
+        parts = ", ".join(f"{name} {count}" for name, count in held.items())
+        slices = " or num_slices" if isinstance(variant.schedule, ForwardSchedule) else ""
         return (
-            f"needs at least {need} registers a thread (scores {scores}, output {output}, Q {q}); "
-            f"{have} are to be had. Raise num_warps or num_slices, or lower block_m or block_n"
+            f"needs at least {need} registers a thread ({parts}); {have} are to be had. "
+            f"Raise num_warps{slices}, or lower block_m or block_n"
         )
     return None
 
 
+def _held_registers(variant: Variant) -> dict[str, int]:
+    """Return what a thread holds at the fullest point of the main loop, in registers."""
+    problem = variant.problem
+    match variant.schedule:
+        case ForwardSchedule() as schedule:
+            m_tiles = schedule.block_m // (16 * schedule.num_warps)
+            scores, output = m_tiles * schedule.block_n // 2, m_tiles * variant.slice_columns // 2
+            q = m_tiles * problem.head_dim // 4 if schedule.q_in_regs else 0
+            return {"scores": scores, "output": output, "Q": q}
+        case BackwardSchedule() as schedule:
+            scores = schedule.block_m * schedule.block_n // schedule.threads
+            kv_rows, q_rows = schedule.block_n // schedule.warps_kv // 16, schedule.block_m // schedule.warps_q // 16
+            kv_parts, q_parts = schedule.num_warps // schedule.warps_kv, schedule.num_warps // schedule.warps_q
+            dq = 4 * q_rows * _column_tiles(problem.head_dim, q_parts)
+            return {
+                "dK": 4 * kv_rows * _column_tiles(problem.head_dim, kv_parts),
+                "dV": 4 * kv_rows * _column_tiles(problem.head_dim_v, kv_parts),
+                # dQ of a tile is made when P and dS have gone to shared memory.
+                "scores and dP, or dQ": max((3 if problem.has_softcap else 2) * scores, dq),
+            }
+        case QueryGradientSchedule() as schedule:
+            scores = schedule.block_m * schedule.block_n // schedule.threads
+            dq = schedule.block_m * problem.head_dim // schedule.threads
+            return {"dQ": dq, "scores and dP": (3 if problem.has_softcap else 2) * scores}
+        case _:
+            return {}
+
+
+def _column_tiles(columns: int, warps: int) -> int:
+    """Return the tiles of 8 columns of each of some warps: pairs, of which the last warp may have fewer."""
+    return columns // 8 if warps == 1 else 2 * -(-columns // (16 * warps))
+
+
 def stages_are_used(variant: Variant, device: Device) -> str | None:
     """Copies land within the computation of a few tiles; a longer ring holds tiles that wait."""
-    if variant.schedule.num_stages > MAX_USEFUL_STAGES:
-        return f"num_stages {variant.schedule.num_stages}: more than {MAX_USEFUL_STAGES} only cost shared memory"
+    num_stages = getattr(variant.schedule, "num_stages", 1)
+    if num_stages > MAX_USEFUL_STAGES:
+        return f"num_stages {num_stages}: more than {MAX_USEFUL_STAGES} only cost shared memory"
     return None
 
 

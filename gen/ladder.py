@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kernelwright.gen.spec import MAX_SLICE, ForwardProblem, ForwardSchedule, Variant
+from kernelwright.gen.spec import (
+    MAX_SLICE,
+    BackwardSchedule,
+    ForwardProblem,
+    ForwardSchedule,
+    QueryGradientSchedule,
+    Variant,
+)
 
 Bounds = dict[str, tuple[int | None, int | None]]
 
@@ -71,3 +78,53 @@ def _num_slices(head_dim_v: int, *, is_full: bool, is_fullest: bool) -> int:
 def ladder(sm: int, problem: ForwardProblem) -> list[Rung]:
     """Return the default rungs for a problem on an architecture; the last has no bounds."""
     return [Rung(variant=Variant(sm=sm, problem=problem, schedule=default_schedule(problem)), when={})]
+
+
+def default_backward_schedule(sm: int, problem: ForwardProblem) -> BackwardSchedule:
+    """Return the schedule of dK and dV that stands for a problem until a tuned one does.
+
+    Start tiles after FlashAttention-2's (flash_bwd_launch_template.h), moved to where nvcc 13.0 does not spill: as many
+    keys as dK and dV leave registers for, since each block of keys adds to all of dQ. Those of sm86 and sm89 fit
+    101,376 bytes.
+    """
+    width, is_crowded = max(problem.head_dim, problem.head_dim_v), _is_crowded(problem)
+    if width <= 64:
+        return _backward(64, 64 if is_crowded else 128, 8, 2, (4, 4, 4))
+    if width <= 96:
+        return _backward(64, 64, 8, 2, (4, 2, 4))
+    if sm == 80 and not is_crowded:
+        return _backward(64, 128 if width <= 128 else 64, 8, 1, (4, 4, 4))
+    if width <= 128:
+        return _backward(64, 64, 8, 1, (4, 2, 2))
+    if width <= 192:
+        return _backward(32, 64, 8, 1, (2, 4, 2))
+    return _backward(32, 32, 4, 1, (2, 2, 2))
+
+
+def _is_crowded(problem: ForwardProblem) -> bool:
+    """Whether what acts on the scores takes more registers than the usual tile of a backward kernel leaves."""
+    return sum((problem.has_softcap, problem.has_alibi, problem.has_bias, problem.has_dropout)) > 1
+
+
+def _backward(
+    block_m: int, block_n: int, num_warps: int, num_stages: int, warps: tuple[int, int, int]
+) -> BackwardSchedule:
+    return BackwardSchedule(
+        block_m=block_m,
+        block_n=block_n,
+        num_warps=num_warps,
+        num_stages=num_stages,
+        warps_scores=warps[0],
+        warps_kv=warps[1],
+        warps_q=warps[2],
+    )
+
+
+def default_query_gradient_schedule(problem: ForwardProblem) -> QueryGradientSchedule:
+    """Return the schedule of dQ by itself that stands for a problem on sm80, sm86 and sm89."""
+    width = max(problem.head_dim, problem.head_dim_v)
+    if _is_crowded(problem) or (problem.has_dropout and width > 192):
+        block_n, num_stages = (32, 2) if width <= 128 else (16, 1)
+    else:
+        block_n, num_stages = (64, 2) if width <= 64 else (64, 1) if width <= 128 else (32, 1)
+    return QueryGradientSchedule(block_m=64, block_n=block_n, num_warps=4, num_stages=num_stages)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kernelwright.gen.spec import Variant
+from kernelwright.gen.spec import BackwardSchedule, ForwardSchedule, QueryGradientSchedule, Variant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,21 +39,23 @@ class TileLayout:
         return row * self.row_chunks + (column ^ ((row >> self.swizzle_shift) & (self.swizzle_group - 1)))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TileLayouts:
-    """Those of Q and K, and of V and the output."""
+def tile_layouts(variant: Variant) -> dict[str, TileLayout]:
+    """Return the layouts for a variant's head dimensions and the copy patterns for its thread block.
 
-    qk: TileLayout
-    v: TileLayout
-
-
-def tile_layouts(variant: Variant) -> TileLayouts:
-    """Return the layouts for a variant's head dimensions and the copy patterns for its thread block."""
-    schedule = variant.schedule
-    return TileLayouts(
-        qk=tile_layout(variant.problem.head_dim, schedule.block_n, schedule.threads),
-        v=tile_layout(variant.slice_columns, schedule.block_n, schedule.threads),
-    )
+    `qk` is that of Q and K, `v` of V and the output or its gradient, `p` of a tile of probabilities in shared memory.
+    """
+    problem = variant.problem
+    match variant.schedule:
+        case ForwardSchedule() as schedule:
+            widths = {"qk": problem.head_dim, "v": variant.slice_columns}
+        case BackwardSchedule() | QueryGradientSchedule() as schedule:
+            widths = {"qk": problem.head_dim, "v": problem.head_dim_v}
+        case _:
+            return {}
+    layouts = {name: tile_layout(width, schedule.block_n, schedule.threads) for name, width in widths.items()}
+    if isinstance(schedule, BackwardSchedule):
+        layouts["p"] = tile_layout(schedule.block_n, schedule.block_m, schedule.threads)
+    return layouts
 
 
 def tile_layout(row_elements: int, rows: int, threads: int) -> TileLayout:

@@ -63,7 +63,7 @@ class BuildPlan:
 
 def mma_per_step(variant: Variant) -> int:
     """Count the tensor-core instructions of one key tile in one warp: Q K^T and P V."""
-    schedule, problem = variant.schedule, variant.problem
+    schedule, problem = variant.forward, variant.problem
     m_tiles = schedule.block_m // (16 * schedule.num_warps)
     depth_steps = -(-problem.head_dim // 16)
     qk = m_tiles * schedule.block_n // 8 * depth_steps
@@ -74,7 +74,7 @@ def mma_per_step(variant: Variant) -> int:
 def cost_terms(variant: Variant) -> dict[str, float]:
     """Return what a kernel's body holds, by the names of COSTS: mma instructions of a key tile, the scores of one that
     a lane holds, and the work of each feature on each of these."""
-    schedule, problem = variant.schedule, variant.problem
+    schedule, problem = variant.forward, variant.problem
     scores = schedule.block_m // (16 * schedule.num_warps) * schedule.block_n // 2
     terms: dict[str, float] = {"kernel": 1, "mma": mma_per_step(variant), "scores": scores}
     terms |= {name: scores * (name in problem.features) for name in ("softcap", "alibi", "bias", "dropout", "sparse")}

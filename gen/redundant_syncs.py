@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kernelwright.gen.layout import TileLayout, tile_layouts
-from kernelwright.gen.spec import Variant
+from kernelwright.gen.spec import ForwardSchedule, Variant
 
 Edge = Literal["ldmatrix", "barrier", "thread"]
 """What orders the accesses instead: that `ldmatrix` reads for all lanes at once, another barrier of the kernel, or that
@@ -35,8 +35,10 @@ _WHOLE_WARP = (
 
 
 def redundant_syncs(variant: Variant) -> tuple[RedundantSync, ...]:
-    """Return what is redundant in the kernel of a variant (templates/flash_fwd_mma.cu.jinja)."""
+    """Return what is redundant in the kernel of a variant (templates/flash_fwd_mma.cu.jinja); elsewhere nothing is."""
     schedule = variant.schedule
+    if not isinstance(schedule, ForwardSchedule):
+        return ()
     if not schedule.q_in_regs and variant.problem.head_dim == variant.slice_columns:  # O's rows lie where Q's lie
         orders = f"it orders a warp's last ldmatrix of its Q rows before its stores of O to them; {_WHOLE_WARP}"
         return (RedundantSync(kind="warp_sync", index=-2, edge="ldmatrix", reason=orders),)
@@ -65,7 +67,7 @@ def redundant_syncs(variant: Variant) -> tuple[RedundantSync, ...]:
 
 def _o_reaches_v(variant: Variant) -> bool:
     """Whether the tile of O is longer than Q's share of shared memory and the only tile of K after it."""
-    schedule, row = variant.schedule, variant.problem.head_dim
+    schedule, row = variant.forward, variant.problem.head_dim
     before_v = row * (schedule.block_n + (0 if schedule.q_in_regs else schedule.block_m))
     return schedule.block_m * variant.slice_columns > before_v
 
@@ -75,7 +77,7 @@ def _threads_overwrite_own_o(variant: Variant) -> bool:
 
     With Q in registers K and V come after a barrier. A warp reads its rows of O chunk after chunk, a lane each.
     """
-    schedule, layouts = variant.schedule, tile_layouts(variant)
+    schedule, layouts = variant.forward, tile_layouts(variant)
     q, o = layouts.qk, layouts.v
     rows_per_warp = schedule.block_m // schedule.num_warps
     readers = {
@@ -97,7 +99,7 @@ def _warps_overwrite_own_q(variant: Variant) -> bool:
     Later copies come after a barrier of the main loop. Q and the stages of K begin at the start of shared memory, those
     of V behind all of K's.
     """
-    schedule, layouts = variant.schedule, tile_layouts(variant)
+    schedule, layouts = variant.forward, tile_layouts(variant)
     k_chunks, v_chunks = (schedule.block_n * one.row_chunks for one in (layouts.qk, layouts.v))
     tiles = range(max(1, schedule.num_stages - 1))
     copies = [(layouts.qk, stage * k_chunks) for stage in tiles]
@@ -114,7 +116,7 @@ def _warps_overwrite_own_q(variant: Variant) -> bool:
 def _reader(variant: Variant, layout: TileLayout, chunk: int) -> int | None:
     """Return the warp that reads a chunk of Q, None behind its end."""
     row = chunk // layout.row_chunks
-    schedule = variant.schedule
+    schedule = variant.forward
     return row // (schedule.block_m // schedule.num_warps) if row < schedule.block_m else None
 
 

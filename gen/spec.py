@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from typing import Any, Literal, get_args
 
 from kernelwright.gen.errors import SpecError
@@ -14,6 +16,7 @@ MAX_HEAD_DIM = 512
 MAX_SLICE = 256
 """Output columns of one thread block: more accumulators than registers beyond."""
 OPERATION = "flash_fwd"
+"""Attention forward: the operation of a variant that names none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,53 +140,194 @@ class ForwardSchedule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BackwardSchedule:
+    """How dK, dV and a sum of dQ are computed. Changing a field changes speed, never the result beyond rounding.
+
+    Five products share the warps of a thread block. In each, some warps lie along its rows, the others along its
+    columns; a warp's share is made of whole tiles of 16 rows and of pairs of tiles of 8 columns. Of the columns of a
+    head the last warp may have fewer.
+
+    Args:
+        block_m: queries per iteration of the main loop.
+        block_n: keys per thread block.
+        num_warps: warps per thread block.
+        num_stages: tiles of Q and dO in shared memory. 1: the next ones are loaded when nobody reads the last; 2: under
+            the work on them.
+        warps_scores: warps along the queries of Q K^T and dO V^T.
+        warps_kv: warps along the keys of dK and dV.
+        warps_q: warps along the queries of dQ.
+    """
+
+    block_m: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+    warps_scores: int
+    warps_kv: int
+    warps_q: int
+
+    def __post_init__(self) -> None:
+        _check_warps_and_stages(self.num_warps, self.num_stages)
+        for name in ("warps_scores", "warps_kv", "warps_q"):
+            if getattr(self, name) not in (1, 2, 4, 8) or getattr(self, name) > self.num_warps:
+                raise SpecError(
+                    f"{name} must be 1, 2, 4 or 8 and no more than {self.num_warps} warps, got {getattr(self, name)}"
+                )
+        columns = self.num_warps // self.warps_scores
+        for name, shares in (
+            ("block_m", {"warps_scores": self.warps_scores, "warps_q": self.warps_q}),
+            ("block_n", {"warps_kv": self.warps_kv, "num_warps / warps_scores": columns}),
+        ):
+            for by, share in shares.items():
+                if getattr(self, name) < 16 or getattr(self, name) % (16 * share):
+                    raise SpecError(
+                        f"{name} must be a multiple of 16 for each of {share} warps ({by}), got {getattr(self, name)}"
+                    )
+
+    @property
+    def threads(self) -> int:
+        return 32 * self.num_warps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueryGradientSchedule:
+    """How dQ is computed by itself, the scores anew: bitwise the same each time and without memory for sums.
+
+    Args:
+        block_m: query rows per thread block.
+        block_n: keys per iteration of the main loop.
+        num_warps: warps per thread block; each owns `block_m / num_warps` query rows.
+        num_stages: tiles of K and V in shared memory, 1 or 2.
+    """
+
+    block_m: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+
+    def __post_init__(self) -> None:
+        _check_warps_and_stages(self.num_warps, self.num_stages)
+        if self.block_m < 16 or self.block_m % (16 * self.num_warps):
+            raise SpecError(
+                f"block_m must be a multiple of 16 rows for each of {self.num_warps} warps, got {self.block_m}"
+            )
+        if self.block_n < 16 or self.block_n % 16:
+            raise SpecError(f"block_n must be a multiple of 16 (the depth of an mma step of dS K), got {self.block_n}")
+
+    @property
+    def threads(self) -> int:
+        return 32 * self.num_warps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowSchedule:
+    """How the rows of a tensor are worked on one by one.
+
+    Args:
+        block_m: rows (of a query and a head) per thread block.
+        num_warps: warps per thread block.
+    """
+
+    block_m: int
+    num_warps: int
+
+    def __post_init__(self) -> None:
+        if self.num_warps not in (1, 2, 4, 8):
+            raise SpecError(f"num_warps must be 1, 2, 4 or 8, got {self.num_warps}")
+        if not 1 <= self.block_m <= 1024:
+            raise SpecError(f"block_m must be from 1 to 1024, got {self.block_m}")
+
+    @property
+    def threads(self) -> int:
+        return 32 * self.num_warps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeltaSchedule(RowSchedule):
+    """How `delta`, the row sums of dO * O, is computed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertSchedule(RowSchedule):
+    """How the sum of dQ becomes dQ in 16 bits."""
+
+
+def _check_warps_and_stages(num_warps: int, num_stages: int) -> None:
+    if num_warps not in (1, 2, 4, 8):
+        raise SpecError(f"num_warps must be 1, 2, 4 or 8, got {num_warps}")
+    if num_stages not in (1, 2):
+        raise SpecError(f"num_stages must be 1 or 2, got {num_stages}")
+
+
+Schedule = ForwardSchedule | BackwardSchedule | QueryGradientSchedule | DeltaSchedule | ConvertSchedule
+OPERATIONS: dict[str, type[Schedule]] = {
+    OPERATION: ForwardSchedule,
+    "flash_bwd": BackwardSchedule,
+    "flash_bwd_dq": QueryGradientSchedule,
+    "flash_bwd_delta": DeltaSchedule,
+    "flash_bwd_convert": ConvertSchedule,
+}
+"""What kernels compute, and the kind of schedule that says which of them a variant is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
     """A kernel: a problem and a schedule for one architecture. Its name is its identity everywhere."""
 
     sm: int
     problem: ForwardProblem
-    schedule: ForwardSchedule
+    schedule: Schedule
 
     def __post_init__(self) -> None:
-        if self.problem.head_dim_v % (8 * self.schedule.num_slices):
-            raise SpecError(
-                f"num_slices {self.schedule.num_slices} does not cut head_dim_v {self.problem.head_dim_v} into "
-                "multiples of 8"
-            )
-        if self.schedule.pack_gqa and (self.problem.has_dropout or self.problem.is_block_sparse):
-            raise SpecError(
-                "pack_gqa mixes heads in a tile, which dropout and block-sparse lists, made per head, do not allow"
-            )
-        if self.slice_columns > MAX_SLICE:
-            raise SpecError(
-                f"a thread block computes at most {MAX_SLICE} output columns, got {self.slice_columns}; "
-                "raise num_slices"
-            )
+        fault = _FAULTS[type(self.schedule)](self.problem, self.schedule)
+        if fault:
+            raise SpecError(fault)
+
+    @property
+    def operation(self) -> str:
+        """What it computes, one of OPERATIONS."""
+        return next(name for name, kind in OPERATIONS.items() if kind is type(self.schedule))
+
+    @property
+    def forward(self) -> ForwardSchedule:
+        """The schedule of a forward variant; asking another for it is a mistake."""
+        assert isinstance(self.schedule, ForwardSchedule), self.name
+        return self.schedule
 
     @property
     def name(self) -> str:
-        parts = [one.text(self) for one in _NAME_PARTS]
-        return "_".join([OPERATION, f"sm{self.sm}", self.problem.dtype, *[part for part in parts if part]])
+        parts = [one.text(self) for one in _name_parts(type(self.schedule))]
+        return "_".join([self.operation, f"sm{self.sm}", self.problem.dtype, *[part for part in parts if part]])
 
     @property
     def slice_columns(self) -> int:
         """Output columns that a thread block computes."""
-        return self.problem.head_dim_v // self.schedule.num_slices
+        return self.problem.head_dim_v // self.forward.num_slices
 
     @property
     def smem_bytes(self) -> int:
-        """Dynamic shared memory of a thread block, in bytes. The output is staged where Q was, at least."""
-        schedule = self.schedule
-        qk_row_bytes, v_row_bytes = 2 * self.problem.head_dim, 2 * self.slice_columns
-        q_bytes = schedule.block_m * qk_row_bytes
-        ring_bytes = schedule.num_stages * schedule.block_n * (qk_row_bytes + v_row_bytes)
-        return max(
-            max(q_bytes, ring_bytes) if schedule.q_in_regs else q_bytes + ring_bytes, schedule.block_m * v_row_bytes
-        )
+        """Dynamic shared memory of a thread block, in bytes."""
+        qk_row_bytes, v_row_bytes = 2 * self.problem.head_dim, 2 * self.problem.head_dim_v
+        match self.schedule:
+            case ForwardSchedule() as schedule:  # the output is staged where Q was, at least
+                v_row_bytes = 2 * self.slice_columns
+                q_bytes = schedule.block_m * qk_row_bytes
+                ring_bytes = schedule.num_stages * schedule.block_n * (qk_row_bytes + v_row_bytes)
+                whole = max(q_bytes, ring_bytes) if schedule.q_in_regs else q_bytes + ring_bytes
+                return max(whole, schedule.block_m * v_row_bytes)
+            case BackwardSchedule() as schedule:  # K and V, tiles of Q and dO, and P and dS
+                rows = schedule.block_n + schedule.num_stages * schedule.block_m
+                return rows * (qk_row_bytes + v_row_bytes) + 2 * schedule.block_m * 2 * schedule.block_n
+            case QueryGradientSchedule() as schedule:  # Q and dO, and tiles of K and V
+                rows = schedule.block_m + schedule.num_stages * schedule.block_n
+                return rows * (qk_row_bytes + v_row_bytes)
+            case _:
+                return 0
 
     def to_dict(self) -> dict[str, object]:
-        """Return plain data that `from_dict` reads back."""
-        return {"sm": self.sm, "problem": asdict(self.problem), "schedule": asdict(self.schedule)}
+        """Return plain data that `from_dict` reads back. The operation goes unsaid where it is OPERATION."""
+        said = {} if self.operation == OPERATION else {"operation": self.operation}
+        return {**said, "sm": self.sm, "problem": asdict(self.problem), "schedule": asdict(self.schedule)}
 
     @classmethod
     def from_dict(cls, data: dict[str, object]) -> Variant:
@@ -193,18 +337,21 @@ class Variant:
             SpecError: if a field is missing, unknown or out of range.
         """
         problem, schedule, sm = data.get("problem"), data.get("schedule"), data.get("sm")
-        if set(data) != {"sm", "problem", "schedule"} or not isinstance(sm, int):
+        kind = OPERATIONS.get(str(data.get("operation", OPERATION)))
+        if kind is None:
+            raise SpecError(f"operation must be one of {', '.join(OPERATIONS)}, got {data['operation']!r}")
+        if set(data) - {"operation"} != {"sm", "problem", "schedule"} or not isinstance(sm, int):
             raise SpecError(f"a variant has the keys sm, problem and schedule, got {', '.join(map(str, data))}")
         return cls(
             sm=sm,
             problem=ForwardProblem(**_checked(ForwardProblem, problem)),
-            schedule=ForwardSchedule(**_checked(ForwardSchedule, schedule)),
+            schedule=kind(**_checked(kind, schedule)),
         )
 
     @staticmethod
     def is_name(text: str) -> bool:
         """Whether a text has the form of a variant's name; what it names may still make no sense."""
-        return _NAME.fullmatch(text) is not None
+        return _match(text) is not None
 
     @classmethod
     def parse(cls, name: str) -> Variant:
@@ -213,21 +360,58 @@ class Variant:
         Raises:
             SpecError: if the text is not the name of a variant.
         """
-        match = _NAME.fullmatch(name)
-        if match is None:
+        found = _match(name)
+        if found is None:
             raise SpecError(
                 f"{name!r} is not a variant's name; one looks like "
                 f"{OPERATION}_sm80_bf16_hd64_causal1_m128_n64_w4_s2_qreg0"
             )
+        operation, match = found
+        kind = OPERATIONS[operation]
         parts: dict[str, dict[str, Any]] = {"problem": {"dtype": match["dtype"]}, "schedule": {}}  # Any: int or bool
-        for one in _NAME_PARTS:
+        for one in _name_parts(kind):
             if match[one.field] is not None:
                 parts[one.owner][one.field] = one.value(match[one.field])
         return cls(
             sm=int(match["sm"]),
             problem=ForwardProblem(**parts["problem"]),
-            schedule=ForwardSchedule(**parts["schedule"]),
+            schedule=kind(**parts["schedule"]),
         )
+
+
+def _forward_fault(problem: ForwardProblem, schedule: Any) -> str | None:  # Any: of _FAULTS' kind
+    if problem.head_dim_v % (8 * schedule.num_slices):
+        return f"num_slices {schedule.num_slices} does not cut head_dim_v {problem.head_dim_v} into multiples of 8"
+    if schedule.pack_gqa and (problem.has_dropout or problem.is_block_sparse):
+        return "pack_gqa mixes heads in a tile, which dropout and block-sparse lists, made per head, do not allow"
+    columns = problem.head_dim_v // schedule.num_slices
+    if columns > MAX_SLICE:
+        return f"a thread block computes at most {MAX_SLICE} output columns, got {columns}; raise num_slices"
+    return None
+
+
+def _gradient_fault(problem: ForwardProblem, schedule: Any) -> str | None:
+    if max(problem.head_dim, problem.head_dim_v) > MAX_SLICE:
+        return f"a backward kernel takes head_dim and head_dim_v up to {MAX_SLICE}"
+    if problem.is_block_sparse:
+        return "no backward kernel for block-sparse masks yet"
+    return None
+
+
+def _row_fault(problem: ForwardProblem, schedule: Any) -> str | None:
+    if problem.features or problem.head_dim != problem.head_dim_v:
+        return "a kernel of single rows has no features and one head dimension: another problem would be the same code"
+    return None
+
+
+# What a problem and a schedule that are sound by themselves do not allow together.
+_FAULTS: dict[type, Callable[[ForwardProblem, Any], str | None]] = {
+    ForwardSchedule: _forward_fault,
+    BackwardSchedule: _gradient_fault,
+    QueryGradientSchedule: _gradient_fault,
+    DeltaSchedule: _row_fault,
+    ConvertSchedule: _row_fault,
+}
 
 
 _NUMBER = "0|[1-9][0-9]{0,8}"  # as Python prints it, so that a variant has one name
@@ -267,8 +451,8 @@ class _NamePart:
         return said if self.unless is None else f"(?:{said})?"
 
 
-# What a name says after the architecture and dtype, in order.
-_NAME_PARTS = (
+# What a name says after the architecture and dtype, in order: of the problem, and of each kind of schedule.
+_PROBLEM_PARTS = (
     _NamePart(tag="hd", owner="problem", field="head_dim"),
     _NamePart(tag="dv", owner="problem", field="head_dim_v", unless="head_dim"),
     _NamePart(tag="causal", owner="problem", field="is_causal", form="flag"),
@@ -279,6 +463,8 @@ _NAME_PARTS = (
     _NamePart(tag="bias", owner="problem", field="has_bias", form="mark"),
     _NamePart(tag="dropout", owner="problem", field="has_dropout", form="mark"),
     _NamePart(tag="sparse", owner="problem", field="is_block_sparse", form="mark"),
+)
+_SCHEDULE_PARTS = (
     _NamePart(tag="m", owner="schedule", field="block_m"),
     _NamePart(tag="n", owner="schedule", field="block_n"),
     _NamePart(tag="w", owner="schedule", field="num_warps"),
@@ -287,10 +473,30 @@ _NAME_PARTS = (
     _NamePart(tag="o", owner="schedule", field="num_slices", unless=1),
     _NamePart(tag="pack", owner="schedule", field="pack_gqa", form="mark"),
     _NamePart(tag="p", owner="schedule", field="persistent_blocks", unless=0),
+    _NamePart(tag="a", owner="schedule", field="warps_scores"),
+    _NamePart(tag="", owner="schedule", field="warps_kv"),
+    _NamePart(tag="", owner="schedule", field="warps_q"),
 )
-_NAME = re.compile(
-    f"{OPERATION}_sm(?P<sm>{_NUMBER})_(?P<dtype>{'|'.join(DTYPES)})" + "".join(one.pattern for one in _NAME_PARTS)
-)
+
+
+def _name_parts(schedule: type) -> list[_NamePart]:
+    names = {field.name for field in fields(schedule)}
+    return [*_PROBLEM_PARTS, *[one for one in _SCHEDULE_PARTS if one.field in names]]
+
+
+@cache
+def _name_patterns() -> dict[str, re.Pattern[str]]:
+    start = f"_sm(?P<sm>{_NUMBER})_(?P<dtype>{'|'.join(DTYPES)})"
+    return {
+        name: re.compile(name + start + "".join(one.pattern for one in _name_parts(kind)))
+        for name, kind in OPERATIONS.items()
+    }
+
+
+def _match(text: str) -> tuple[str, re.Match[str]] | None:
+    """Return the operation that a variant's name begins with and what its pattern matched."""
+    found = ((name, pattern.fullmatch(text)) for name, pattern in _name_patterns().items())
+    return next(((name, match) for name, match in found if match), None)
 
 
 def _checked(kind: type, data: object) -> dict[str, Any]:  # Any: checked here, against the dataclass itself

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 
-from kernelwright.gen.binding import bindings
+from kernelwright.gen.binding import bindings, names_of
 from kernelwright.gen.devices import devices
 from kernelwright.gen.ladder import Bounds
 from kernelwright.gen.spec import OPERATION, Variant
@@ -14,8 +15,8 @@ SCHEMA = 1
 
 def kernel_constants(variant: Variant) -> dict[str, int]:
     """Return the numbers of a schedule that a binding's terms use, by name."""
-    schedule = variant.schedule
-    return {name: int(getattr(schedule, name)) for name in ("block_m", "num_slices", "pack_gqa", "persistent_blocks")}
+    schedule, named = variant.schedule, names_of(bindings()[variant.operation])
+    return {one.name: int(getattr(schedule, one.name)) for one in fields(schedule) if one.name in named}
 
 
 def kernel_entry(
@@ -31,7 +32,7 @@ def kernel_entry(
         source_digest: sha256 of everything the kernel was compiled from.
     """
     return {
-        "operation": OPERATION,
+        "operation": variant.operation,
         **variant.to_dict(),
         "entry": variant.name,
         "threads": variant.schedule.threads,
@@ -57,13 +58,14 @@ def hand_row(variant: Variant, when: Bounds) -> dict[str, object]:
     }
 
 
-def table(name: str, kernels: Mapping[str, object], rows: list[dict[str, object]]) -> dict[str, object]:
-    """Return a whole table, ready for JSON."""
+def table(name: str, kernels: Mapping[str, Mapping[str, object]], rows: list[dict[str, object]]) -> dict[str, object]:
+    """Return a whole table, ready for JSON, with the bindings of the operations that it has kernels of, and forward."""
+    used = {OPERATION, *(str(one["operation"]) for one in kernels.values())}
     return {
         "schema": SCHEMA,
         "name": name,
         "devices": {key: device.to_dict() for key, device in devices().items()},
-        "operations": dict(bindings()),
+        "operations": {operation: one for operation, one in bindings().items() if operation in used},
         "kernels": dict(kernels),
         "rows": rows,
     }

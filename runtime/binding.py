@@ -41,6 +41,7 @@ class TensorBinding:
     dims: tuple[str, ...]
     dtype: str
     is_written: bool
+    is_updated: bool  # written and read
     is_optional: bool
     layout: str
 
@@ -155,7 +156,8 @@ def _read_tensor(node: Node, sizes: tuple[str, ...]) -> TensorBinding:
         name=members["name"].text(),
         dims=tuple(item.text(sizes) for item in members["dims"].items()),
         dtype=members["dtype"].text(["io", "float32", "int32", "int64"]),
-        is_written=members["access"].text(["read", "write"]) == "write",
+        is_written=members["access"].text(["read", "write", "update"]) != "read",
+        is_updated=members["access"].value == "update",
         is_optional=members["optional"].boolean(),
         layout=members["layout"].text(LAYOUTS),
     )
@@ -227,7 +229,7 @@ class LoweredBinding:
     num_sizes: int
     num_constants: int
     size_defaults: tuple[int, ...]
-    tensors: tuple[tuple[tuple[int, ...], int, bool, bool, int], ...]
+    tensors: tuple[tuple[tuple[int, ...], int, int, bool, int], ...]  # third: 0 read, 1 written, 2 both
     divides: tuple[tuple[int, int], ...]
     scalars: tuple[tuple[int, float, float, bool], ...]
     fixed: tuple[int, ...]
@@ -262,7 +264,7 @@ def lower(binding: Binding) -> LoweredBinding:
             (
                 tuple(size_index[dim] for dim in one.dims),
                 DTYPE_CODES.get(one.dtype, -1),
-                one.is_written,
+                int(one.is_written) + one.is_updated,
                 one.is_optional,
                 LAYOUTS.index(one.layout),
             )

@@ -719,7 +719,8 @@ typedef struct {
     int ndim, dims[kMaxDims]; /* indices of sizes */
     int dtype;                /* fixed, or -1: the problem's */
     int layout;
-    bool writes, optional;
+    int writes; /* 0: read; 1: written; 2: read and written */
+    bool optional;
 } TensorSpec;
 
 typedef struct {
@@ -813,9 +814,9 @@ static int parse_term(const Operation *op, PyObject *object, Term *term) {
 
 static int parse_tensor(const Operation *op, PyObject *object, TensorSpec *spec) {
     PyObject *dims;
-    int writes, optional;
-    if (!PyArg_ParseTuple(object, "O!ippi", &PyTuple_Type, &dims, &spec->dtype, &writes, &optional, &spec->layout)) return -1;
-    spec->writes = writes, spec->optional = optional;
+    int optional;
+    if (!PyArg_ParseTuple(object, "O!iipi", &PyTuple_Type, &dims, &spec->dtype, &spec->writes, &optional, &spec->layout)) return -1;
+    spec->optional = optional;
     spec->ndim = (int)PyTuple_Size(dims);
     if (spec->ndim < 1 || spec->ndim > kMaxDims || spec->layout < kLayoutRows || spec->layout > kLayoutAny) {
         PyErr_SetString(PyExc_ValueError, "a tensor of the binding has an unknown layout, too few or too many dimensions");
@@ -1196,7 +1197,7 @@ static int read_tensors(const Operation *op, PyObject *const *args, Call *call) 
             if (!spec->optional) return 0;
             continue;
         }
-        int status = read_tensor(args[i], spec->writes, grad_enabled, view);
+        int status = read_tensor(args[i], spec->writes != 0, grad_enabled, view);
         if (status != 1) return status;
         if (view->ndim != spec->ndim) return 0;
         if (spec->dtype >= 0) {
@@ -1451,7 +1452,7 @@ static PyObject *launch_kernel(const Operation *op, const Call *call, Kernel *ke
             for (int i = 0; i < num_tensors && code == 0; i++)
                 if (call->present[i])
                     code = api->kw_declare(call->views[i].data, hull_bytes(&call->views[i]),
-                                           op->tensors[i].writes ? 2 : 1, !op->tensors[i].writes);
+                                           op->tensors[i].writes + 1, op->tensors[i].writes != 1);
         }
         if (code == 0) {
             step = "cuLaunchKernelEx";

@@ -80,7 +80,7 @@ class StepCounts:
 
 def step_counts(variant: Variant) -> StepCounts:
     """Return the exact counts of one key tile of one block."""
-    schedule, problem = variant.schedule, variant.problem
+    schedule, problem = variant.forward, variant.problem
     scores = schedule.block_m * schedule.block_n
     return StepCounts(
         mma_flops=2 * scores * (problem.head_dim + variant.slice_columns),
@@ -91,7 +91,7 @@ def step_counts(variant: Variant) -> StepCounts:
 
 def step_cycles(variant: Variant, device: Device, resident: int) -> StepCycles:
     """Return what one key tile of one block costs an SM that holds `resident` such blocks."""
-    schedule, problem, counts = variant.schedule, variant.problem, step_counts(variant)
+    schedule, problem, counts = variant.forward, variant.problem, step_counts(variant)
     head_dim, columns = problem.head_dim, variant.slice_columns
     block_m, block_n, warps = schedule.block_m, schedule.block_n, schedule.num_warps
     scores = block_m * block_n
@@ -145,14 +145,14 @@ def _feature_fp32(variant: Variant) -> float:
 def _feature_half(variant: Variant) -> float:
     """Return the half-rate operations that features add to a score."""
     problem = variant.problem
-    drawn = _PHILOX_SCORES if variant.schedule.block_n % 32 == 0 else _PHILOX_SCORES // 2
+    drawn = _PHILOX_SCORES if variant.forward.block_n % 32 == 0 else _PHILOX_SCORES // 2
     dropout = _PHILOX_HALF / drawn + _DROPOUT_HALF if problem.has_dropout else 0.0
     return _ALIBI_HALF * problem.has_alibi + _BIAS_HALF * problem.has_bias + dropout
 
 
 def _tile_mufu(variant: Variant) -> int:
     """Return the special-function operations of a query tile besides its key tiles."""
-    schedule = variant.schedule
+    schedule = variant.forward
     scale_over_cap = schedule.threads if variant.problem.has_softcap else 0  # a division by every thread
     return _EPILOGUE_MUFU * schedule.block_m + scale_over_cap
 
@@ -177,7 +177,7 @@ def _bounds(problem: ForwardProblem) -> tuple[Any, Any]:  # Any: expressions of 
 @lru_cache(maxsize=4096)
 def query_tiles(variant: Variant, shape: Shape, seqlen_q: int, seqlen_k: int) -> tuple[QueryTile, ...]:
     """Return the tiles of one head, or of the heads that share one with pack_gqa, of a sequence, first rows first."""
-    schedule = variant.schedule
+    schedule = variant.forward
     heads = shape.num_heads_q // shape.num_heads_kv if schedule.pack_gqa else 1
     first_key, end_key = _bounds(variant.problem)
     numbers = {
@@ -223,7 +223,7 @@ class CallCounts:
 
 def call_counts(variant: Variant, shape: Shape) -> CallCounts:
     """Return the counts of a call; of a block-sparse one as if all its tiles were alike."""
-    schedule, problem, step = variant.schedule, variant.problem, step_counts(variant)
+    schedule, problem, step = variant.forward, variant.problem, step_counts(variant)
     groups = shape.num_heads_kv if schedule.pack_gqa else shape.num_heads_q
     tiles = [
         tile
@@ -258,7 +258,7 @@ def model_cycles(variant: Variant, device: Device, shape: Shape, registers: int)
         ValueError: if no block fits on an SM.
     """
     held = occupancy(
-        device, registers=registers, threads=variant.schedule.threads, smem_bytes=variant.smem_bytes
+        device, registers=registers, threads=variant.forward.threads, smem_bytes=variant.smem_bytes
     ).blocks
     if held < 1:
         raise ValueError(f"{variant.name}: no thread block fits on an SM of {device.name}")
@@ -274,7 +274,7 @@ Block = tuple[int, int]
 
 def thread_blocks(variant: Variant, shape: Shape, num_sms: int) -> tuple[tuple[Block, ...], int]:
     """Return thread blocks in launch order, and how often they come again after one another."""
-    schedule, is_varlen = variant.schedule, variant.problem.is_varlen
+    schedule, is_varlen = variant.forward, variant.problem.is_varlen
     groups = shape.num_heads_kv if schedule.pack_gqa else shape.num_heads_q
     lists = []
     for seqlen_q, seqlen_k in shape.lengths(is_varlen=is_varlen):

@@ -92,7 +92,7 @@ def run(task: Task, context: Context) -> Iterator[Record]:
 
 
 def _head(variant: Variant, kind: str, context: Context) -> Record:
-    schedule = variant.schedule
+    schedule = variant.forward
     return {
         "key": f"{variant.name}/{kind}",
         "variant": variant.name,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from kernelwright.gen.binding import bindings
 from kernelwright.gen.devices import reference_device
 from kernelwright.gen.launch_params import TensorArgument, call_sizes, launch_params
-from kernelwright.gen.spec import OPERATION, Variant
+from kernelwright.gen.spec import Variant
 from kernelwright.gen.table import kernel_constants
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Kernel:
             threads=variant.schedule.threads,
             smem_bytes=variant.smem_bytes,
             constants={**kernel_constants(variant), "num_sms": reference_device(variant.sm).num_sms},
-            binding=bindings()[OPERATION],
+            binding=bindings()[variant.operation],
         )
 
 
@@ -69,16 +69,18 @@ def launch(
 ) -> Outcome:
     """Run a kernel on CPU tensors; outputs start as NaN that counts as unwritten.
 
+    What it updates is among the inputs, and so may be what it writes, with strides of its own.
+
     Raises:
         EmulatorError: for a refused launch or a finding.
     """
-    from kernelwright.emulator.launch import Memory
+    from kernelwright.emulator.launch import Access, Memory
 
     sizes = call_sizes(kernel.binding, {name: tuple(one.shape) for name, one in inputs.items()})
     some = inputs[next(tensor["name"] for tensor in kernel.binding["tensors"] if tensor["dtype"] == "io")]
     outputs = {}
     for tensor in kernel.binding["tensors"]:
-        if tensor["access"] == "write":
+        if tensor["access"] == "write" and tensor["name"] not in inputs:
             made = some.new_full([sizes[dim] for dim in tensor["dims"]], float("nan"))
             outputs[tensor["name"]] = made.float() if tensor["dtype"] == "float32" else made
     arguments = {
@@ -86,7 +88,9 @@ def launch(
         for name, one in {**inputs, **outputs}.items()
     }
     params = launch_params(kernel.binding, arguments, constants=kernel.constants, scalars=scalars)
-    memory = [Memory(array=one, access="read") for one in inputs.values()]
+    uses: dict[str, Access] = {"read": "read", "write": "write", "update": "read_write"}
+    access = {tensor["name"]: uses[tensor["access"]] for tensor in kernel.binding["tensors"]}
+    memory = [Memory(array=one, access=access[name]) for name, one in inputs.items()]
     memory += [Memory(array=one, access="write", initialised=False) for one in outputs.values()]
     report = module.launch(
         kernel.entry,

@@ -124,7 +124,7 @@ def shipped_kernels(module: Any, names: Sequence[str]) -> list[Shipped]:  # Any:
                     constants={**record.constants, "num_sms": reference_device(record.sm).num_sms},
                     binding=plain["operations"][record.operation],
                 ),
-                variant=Variant.from_dict({key: entry[key] for key in ("sm", "problem", "schedule")}),
+                variant=Variant.from_dict({key: entry[key] for key in ("operation", "sm", "problem", "schedule")}),
             )
     return [found[name] for name in names]
 
@@ -180,7 +180,7 @@ def _cases(runtime: str, variant: Variant, sizes: Sequence[tuple[int, int]], see
     takes several tiles.
     """
     problems = importlib.import_module(f"{runtime}.problems")
-    schedule = variant.schedule
+    schedule = variant.forward
     num_heads = max(schedule.persistent_blocks + 1, 3 if variant.problem.is_block_sparse else 1)
     more = {"num_heads_kv": num_heads, "group": 2 if schedule.pack_gqa else 1}
     rows = [{"seqlen_q": seqlen_q, "seqlen_k": seqlen_k, **more} for seqlen_q, seqlen_k in sizes]

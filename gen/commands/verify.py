@@ -106,7 +106,7 @@ def _stress(
             of = f"{number + 1} of {len(checked)}, {shipped.name}"
             if args.seeds:
                 _progress(f"random orders of warps: {of}")
-                block_n = shipped.variant.schedule.block_n
+                block_n = shipped.variant.forward.block_n
                 cases = [
                     stress.make_case(runtime, one.problem, block_n=block_n, seed=args.seed + index)
                     for index, one in enumerate(checked[number].results)

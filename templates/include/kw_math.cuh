@@ -91,6 +91,19 @@ __device__ __forceinline__ float load_float(const char* address, Bf16) {
     return __uint_as_float(static_cast<unsigned>(*reinterpret_cast<const unsigned short*>(address)) << 16);
 }
 
+// sum + a.low b.low + a.high b.high of two elements each.
+__device__ __forceinline__ float dot_pair(unsigned a, unsigned b, float sum, Fp16) {
+    float a_low, a_high, b_low, b_high;
+    asm("{.reg .b16 l, h; mov.b32 {l, h}, %2; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h;}" : "=f"(a_low), "=f"(a_high) : "r"(a));
+    asm("{.reg .b16 l, h; mov.b32 {l, h}, %2; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h;}" : "=f"(b_low), "=f"(b_high) : "r"(b));
+    return __fmaf_rn(a_high, b_high, __fmaf_rn(a_low, b_low, sum));
+}
+
+__device__ __forceinline__ float dot_pair(unsigned a, unsigned b, float sum, Bf16) {
+    sum = __fmaf_rn(__uint_as_float(a << 16), __uint_as_float(b << 16), sum);
+    return __fmaf_rn(__uint_as_float(a & 0xffff0000u), __uint_as_float(b & 0xffff0000u), sum);
+}
+
 // Philox 4x32 with 7 rounds: counter (offset, row, column), key (seed). Source: Salmon et al. 2011.
 __device__ __forceinline__ uint4 philox_4x32_7(unsigned long long seed, unsigned long long offset, unsigned row,
                                                unsigned column) {

@@ -1,4 +1,5 @@
 // Products of tiles in shared memory. Layouts as in kw_tile.cuh: rows of 16-byte chunks of 16-bit elements.
+// The addresses of a lane are made anew for each product, so that they take no registers in between.
 #pragma once
 
 #include "kw_copy.cuh"
@@ -6,12 +7,31 @@
 
 namespace kw {
 
-// c += A B^T, with A of 16 kM rows and B of 8 kN rows, both kDepth columns wide and of one layout. `a_lane` is the address of
-// row lane % 16, chunk lane / 16; `b_lane` of row lane % 8 + lane / 16 * 8, chunk lane / 8 % 2; the tails are those of the
-// last chunk, of rows lane % 16, where the depth is no multiple of 16.
+// What a lane hands to ldmatrix for a pair of chunks: 16 rows of the first, then those of the second.
+template <class Layout>
+__device__ __forceinline__ unsigned by_chunks(unsigned tile, int lane) {
+    const int row = lane % 16;
+    return tile + row * Layout::kRowBytes + (Layout::swizzle_of(row) ^ (lane / 16)) * 16;
+}
+
+// 8 rows of the first and of the second, then the next 8 rows of both.
+template <class Layout>
+__device__ __forceinline__ unsigned by_rows(unsigned tile, int lane) {
+    const int row = lane % 8 + lane / 16 * 8;
+    return tile + row * Layout::kRowBytes + (Layout::swizzle_of(row) ^ (lane / 8 % 2)) * 16;
+}
+
+// 16 rows of the last chunk; where the number of chunks is odd there is no swizzle.
+template <class Layout>
+__device__ __forceinline__ unsigned last_chunk(unsigned tile, int lane) {
+    return tile + lane % 16 * Layout::kRowBytes + (Layout::kChunks - 1) * 16;
+}
+
+// c += A B^T, with A of 16 kM rows and B of 8 kN rows, both kDepth columns wide and of one layout.
 template <class Layout, int kDepth, class Element, int kM, int kN>
-__device__ __forceinline__ void multiply_abt(float (&c)[kM][kN][4], unsigned a_lane, unsigned b_lane, unsigned a_tail,
-                                             unsigned b_tail) {
+__device__ __forceinline__ void multiply_abt(float (&c)[kM][kN][4], unsigned a_tile, unsigned b_tile, int thread) {
+    const int lane = static_cast<int>(opaque(thread % 32));
+    const unsigned a_lane = by_chunks<Layout>(a_tile, lane), b_lane = by_rows<Layout>(b_tile, lane);
 #pragma unroll
     for (int k = 0; k < kDepth / 16; ++k) {
         unsigned a[kM][4];
@@ -31,6 +51,7 @@ __device__ __forceinline__ void multiply_abt(float (&c)[kM][kN][4], unsigned a_l
         }
     }
     if constexpr (kDepth % 16 != 0) {  // the last chunk of a row: depth 8
+        const unsigned a_tail = last_chunk<Layout>(a_tile, lane), b_tail = last_chunk<Layout>(b_tile, lane);
         unsigned a[kM][2];
 #pragma unroll
         for (int m = 0; m < kM; ++m) ldmatrix_x2(a[m], a_tail + m * 16 * Layout::kRowBytes);
@@ -48,12 +69,15 @@ __device__ __forceinline__ void multiply_abt(float (&c)[kM][kN][4], unsigned a_l
 }
 
 // c += A B, with A of 16 kM rows and kDepth columns, B of kDepth rows and 8 kN columns from chunk `b_chunk` on, which is even;
-// or, when kTransposedA, c += A^T B with A of kDepth rows and 16 kM columns from chunk `a_chunk` on. `a_lane` is the address
-// of row lane % 16, chunk lane / 16 of A, or of row lane % 8 + lane / 16 * 8, chunk lane / 8 % 2 when transposed; `b_lane` of
-// row lane % 16, chunk lane / 16 of B; `b_tail` that of the last chunk where kN is odd.
-template <bool kTransposedA, class LayoutA, class LayoutB, int kDepth, class Element, int kM, int kN>
-__device__ __forceinline__ void multiply_ab(float (&c)[kM][kN][4], unsigned a_lane, int a_chunk, unsigned b_lane,
-                                            int b_chunk, unsigned b_tail) {
+// or, when kTransposedA, c += A^T B with A of kDepth rows and 16 kM columns from chunk `a_chunk` on. Columns from chunk
+// `b_end` on, which is even or the end of B, stay as they are; where kWhole there are none.
+template <bool kTransposedA, bool kWhole, class LayoutA, class LayoutB, int kDepth, class Element, int kM, int kN>
+__device__ __forceinline__ void multiply_ab(float (&c)[kM][kN][4], unsigned a_tile, int a_chunk, unsigned b_tile,
+                                            int b_chunk, [[maybe_unused]] int b_end, int thread) {
+    const int lane = static_cast<int>(opaque(thread % 32));
+    const unsigned a_lane = kTransposedA ? by_rows<LayoutA>(a_tile, lane) : by_chunks<LayoutA>(a_tile, lane);
+    const unsigned b_lane = by_chunks<LayoutB>(b_tile, lane);
+    [[maybe_unused]] const unsigned b_tail = last_chunk<LayoutB>(b_tile, lane);
 #pragma unroll
     for (int k = 0; k < kDepth / 16; ++k) {
         unsigned a[kM][4];
@@ -67,6 +91,15 @@ __device__ __forceinline__ void multiply_ab(float (&c)[kM][kN][4], unsigned a_la
         }
 #pragma unroll
         for (int n = 0; n + 1 < kN; n += 2) {
+            if (!kWhole && b_chunk + n + 1 >= b_end) {
+                if (LayoutB::kChunks % 2 != 0 && b_chunk + n + 1 == b_end) {
+                    unsigned b[2];
+                    ldmatrix_x2_trans(b, b_tail + k * 16 * LayoutB::kRowBytes);
+#pragma unroll
+                    for (int m = 0; m < kM; ++m) mma_16816(c[m][n], a[m], b[0], b[1], Element{});
+                }
+                continue;
+            }
             unsigned b[4];
             ldmatrix_x4_trans(b, LayoutB::pair_address(b_lane, b_chunk + n) + k * 16 * LayoutB::kRowBytes);
 #pragma unroll
@@ -84,6 +117,43 @@ __device__ __forceinline__ void multiply_ab(float (&c)[kM][kN][4], unsigned a_la
     }
 }
 
+// c += A B, with A of 16 kM rows and 8 kDepthTiles columns in registers, as an accumulator holds it, and B of as many rows and
+// 8 kN columns.
+template <class LayoutB, class Element, int kM, int kDepthTiles, int kN>
+__device__ __forceinline__ void multiply_fragment_b(float (&c)[kM][kN][4], const float (&a)[kM][kDepthTiles][4],
+                                                    unsigned b_tile, int thread) {
+    const int lane = static_cast<int>(opaque(thread % 32));
+    const unsigned b_lane = by_chunks<LayoutB>(b_tile, lane);
+    [[maybe_unused]] const unsigned b_tail = last_chunk<LayoutB>(b_tile, lane);
+#pragma unroll
+    for (int k = 0; k < kDepthTiles / 2; ++k) {
+        unsigned fragment[kM][4];
+#pragma unroll
+        for (int m = 0; m < kM; ++m) {
+            fragment[m][0] = pack(a[m][2 * k][0], a[m][2 * k][1], Element{});
+            fragment[m][1] = pack(a[m][2 * k][2], a[m][2 * k][3], Element{});
+            fragment[m][2] = pack(a[m][2 * k + 1][0], a[m][2 * k + 1][1], Element{});
+            fragment[m][3] = pack(a[m][2 * k + 1][2], a[m][2 * k + 1][3], Element{});
+        }
+#pragma unroll
+        for (int n = 0; n + 1 < kN; n += 2) {
+            unsigned b[4];
+            ldmatrix_x4_trans(b, LayoutB::pair_address(b_lane, n) + k * 16 * LayoutB::kRowBytes);
+#pragma unroll
+            for (int m = 0; m < kM; ++m) {
+                mma_16816(c[m][n], fragment[m], b[0], b[1], Element{});
+                mma_16816(c[m][n + 1], fragment[m], b[2], b[3], Element{});
+            }
+        }
+        if constexpr (kN % 2 != 0) {
+            unsigned b[2];
+            ldmatrix_x2_trans(b, b_tail + k * 16 * LayoutB::kRowBytes);
+#pragma unroll
+            for (int m = 0; m < kM; ++m) mma_16816(c[m][kN - 1], fragment[m], b[0], b[1], Element{});
+        }
+    }
+}
+
 template <int kM, int kN>
 __device__ __forceinline__ void set_zero(float (&c)[kM][kN][4]) {
 #pragma unroll
@@ -96,7 +166,7 @@ __device__ __forceinline__ void set_zero(float (&c)[kM][kN][4]) {
     }
 }
 
-// Rounds a fragment to 16 bits and stores it from chunk `chunk` on; `row` is the lane's first row, `row_in_8` it modulo 8.
+// Rounds a fragment to 16 bits and stores it from chunk `chunk` on, as far as rows have chunks; `row` is the lane's first row.
 template <class Layout, class Element, int kM, int kN>
 __device__ __forceinline__ void store_fragment(unsigned tile, const float (&c)[kM][kN][4], float scale, int row, int chunk,
                                                int lane) {
@@ -107,6 +177,7 @@ __device__ __forceinline__ void store_fragment(unsigned tile, const float (&c)[k
             const int r = row + m * 16 + h * 8;
 #pragma unroll
             for (int n = 0; n < kN; ++n) {
+                if (chunk + n >= Layout::kChunks) break;
                 const unsigned value = pack(c[m][n][2 * h] * scale, c[m][n][2 * h + 1] * scale, Element{});
                 const unsigned at = static_cast<unsigned>(chunk + n) ^ Layout::swizzle_of(r);
                 store_shared_u32(tile + r * Layout::kRowBytes + at * 16 + (lane % 4) * 4, value);

@@ -13,7 +13,7 @@ def layout_of(head_dim, **schedule):
     problem = ForwardProblem(dtype="bf16", head_dim=head_dim, head_dim_v=min(head_dim, 256))
     chosen = ForwardSchedule(**schedule) if schedule else default_schedule(problem)
     variant = Variant(sm=80, problem=problem, schedule=chosen)
-    return variant, tile_layouts(variant).qk
+    return variant, tile_layouts(variant)["qk"]
 
 
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
@@ -68,7 +68,7 @@ def test_odd_rows_need_no_swizzle_and_powers_of_two_use_all_of_it():
 def test_the_values_have_a_layout_of_their_own():
     problem = ForwardProblem(dtype="bf16", head_dim=192, head_dim_v=80)
     layouts = tile_layouts(Variant(sm=80, problem=problem, schedule=default_schedule(problem)))
-    assert (layouts.qk.row_chunks, layouts.v.row_chunks) == (24, 10)
+    assert (layouts["qk"].row_chunks, layouts["v"].row_chunks) == (24, 10)
     sliced = ForwardProblem(dtype="bf16", head_dim=64, head_dim_v=512)
     layouts = tile_layouts(Variant(sm=80, problem=sliced, schedule=default_schedule(sliced)))
-    assert (layouts.qk.row_chunks, layouts.v.row_chunks) == (8, 32)  # a thread block's half of the columns
+    assert (layouts["qk"].row_chunks, layouts["v"].row_chunks) == (8, 32)  # a thread block's half of the columns

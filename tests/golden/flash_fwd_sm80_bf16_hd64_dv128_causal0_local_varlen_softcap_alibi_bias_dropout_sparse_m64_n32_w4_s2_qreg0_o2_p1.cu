@@ -203,7 +203,7 @@ struct Dropout {
     unsigned keep_threshold;  // kept when its byte is not above
 
     __device__ __forceinline__ void apply(float (&p)[kMTiles][kNTiles][4], int warp_row, int key_start) const {
-        constexpr int kStep = kBlockN % 32 == 0 ? 4 : 2;  // a tile begins at a cell, or maybe in its middle
+        constexpr int kStep = kNTiles % 4 == 0 ? 4 : 2;  // a tile begins at a cell, or maybe in its middle
 #pragma unroll
         for (int m = 0; m < kMTiles; ++m) {
 #pragma unroll
