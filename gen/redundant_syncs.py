@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kernelwright.gen.layout import TileLayout, tile_layouts
-from kernelwright.gen.spec import ForwardSchedule, Variant
+from kernelwright.gen.spec import ForwardSchedule, QueryGradientSchedule, Variant
 
 Edge = Literal["ldmatrix", "barrier", "thread"]
 """What orders the accesses instead: that `ldmatrix` reads for all lanes at once, another barrier of the kernel, or that
@@ -35,8 +35,11 @@ _WHOLE_WARP = (
 
 
 def redundant_syncs(variant: Variant) -> tuple[RedundantSync, ...]:
-    """Return what is redundant in the kernel of a variant (templates/flash_fwd_mma.cu.jinja); elsewhere nothing is."""
+    """Return what is redundant in the kernel of a variant."""
     schedule = variant.schedule
+    if isinstance(schedule, QueryGradientSchedule):
+        orders = f"it orders a warp's last ldmatrix of its Q rows before its stores of dQ to them; {_WHOLE_WARP}"
+        return (RedundantSync(kind="warp_sync", index=-1, edge="ldmatrix", reason=orders),)
     if not isinstance(schedule, ForwardSchedule):
         return ()
     if not schedule.q_in_regs and variant.problem.head_dim == variant.slice_columns:  # O's rows lie where Q's lie

@@ -257,9 +257,7 @@ def model_cycles(variant: Variant, device: Device, shape: Shape, registers: int)
     Raises:
         ValueError: if no block fits on an SM.
     """
-    held = occupancy(
-        device, registers=registers, threads=variant.forward.threads, smem_bytes=variant.smem_bytes
-    ).blocks
+    held = occupancy(device, registers=registers, threads=variant.forward.threads, smem_bytes=variant.smem_bytes).blocks
     if held < 1:
         raise ValueError(f"{variant.name}: no thread block fits on an SM of {device.name}")
     rates = tuple(step_cycles(variant, device, resident).total for resident in range(1, held + 1))

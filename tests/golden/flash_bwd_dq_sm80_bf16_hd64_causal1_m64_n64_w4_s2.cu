@@ -295,11 +295,10 @@ flash_bwd_dq_sm80_bf16_hd64_causal1_m64_n64_w4_s2(const __grid_constant__ FlashB
             if (is_whole) step(n_block, kw::Bool<false>{});
             else step(n_block, kw::Bool<true>{});
         }
-        kw::cp_async_wait<0>();
     }
 
     // dQ is staged where Q was and stored by rows.
-    __syncthreads();  // no thread still reads Q
+    __syncwarp();  // this warp has read its rows of Q
     kw::store_fragment<LayoutQK, Element>(q_smem, dq, params.softmax_scale, warp_row + lane / 4, 0, lane);
     __syncthreads();  // dQ is complete
     char* dq_rows = params.dq + 2 * (entry * params.dq_batch_stride + (q_begin + m_start) * params.dq_row_stride + head * params.dq_head_stride);

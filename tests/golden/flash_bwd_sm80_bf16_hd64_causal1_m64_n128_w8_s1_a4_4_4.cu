@@ -389,11 +389,10 @@ flash_bwd_sm80_bf16_hd64_causal1_m64_n128_w8_s1_a4_4_4(const __grid_constant__ F
             if (is_whole) step(t, kw::Bool<false>{});
             else step(t, kw::Bool<true>{});
         }
-        kw::cp_async_wait<0>();
     }
 
     // dK and dV are staged where K and V were and stored by rows.
-    __syncthreads();  // no thread still reads K and V
+    if constexpr (kNumStages > 1) __syncthreads();  // no thread still reads K and V; with one stage the last step ended so
     const int kv_row = warp % kWarpsKV * kKVTiles * 16;
     const int kv_part = warp / kWarpsKV;
     kw::store_fragment<LayoutQK, Element>(k_smem, dk, params.softmax_scale, kv_row + lane / 4, kv_part * kKTiles, lane);

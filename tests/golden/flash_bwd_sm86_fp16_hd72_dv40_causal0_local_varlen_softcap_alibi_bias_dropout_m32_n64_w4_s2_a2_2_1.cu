@@ -503,11 +503,10 @@ flash_bwd_sm86_fp16_hd72_dv40_causal0_local_varlen_softcap_alibi_bias_dropout_m3
             if (is_whole) step(t, kw::Bool<false>{});
             else step(t, kw::Bool<true>{});
         }
-        kw::cp_async_wait<0>();
     }
 
     // dK and dV are staged where K and V were and stored by rows.
-    __syncthreads();  // no thread still reads K and V
+    if constexpr (kNumStages > 1) __syncthreads();  // no thread still reads K and V; with one stage the last step ended so
     const int kv_row = warp % kWarpsKV * kKVTiles * 16;
     const int kv_part = warp / kWarpsKV;
     kw::store_fragment<LayoutQK, Element>(k_smem, dk, params.softmax_scale, kv_row + lane / 4, kv_part * kKTiles, lane);
