@@ -256,7 +256,7 @@ def _row_binding(sizes: list[str], tensors: list[dict[str, object]]) -> dict[str
         "scalars": [],
         "flags": [],
         "fixed": sizes[-1:],
-        "visibility": {},
+        "visibility": {"": visibilities()[""]},
         "fields": [
             *[_field(str(one["name"]), "ptr", "pointer", str(one["name"])) for one in tensors],
             *[field for name in in_rows for field in _stride_fields(name, "batch", "row", "head")],

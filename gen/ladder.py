@@ -93,7 +93,9 @@ def default_backward_schedule(sm: int, problem: ForwardProblem) -> BackwardSched
     if width <= 96:
         return _backward(64, 64, 8, 2, (4, 2, 4))
     if sm == 80 and not is_crowded:
-        return _backward(64, 128 if width <= 128 else 64, 8, 1, (4, 4, 4))
+        if width <= 192:
+            return _backward(64, 128 if width <= 128 else 64, 8, 1, (4, 4, 4))
+        return _backward(32, 64, 8, 2, (2, 4, 2))
     if width <= 128:
         return _backward(64, 64, 8, 1, (4, 2, 2))
     if width <= 192:
@@ -121,7 +123,10 @@ def _backward(
 
 
 def default_query_gradient_schedule(problem: ForwardProblem) -> QueryGradientSchedule:
-    """Return the schedule of dQ by itself that stands for a problem on sm80, sm86 and sm89."""
+    """Return the schedule of dQ by itself that stands for a problem on sm80, sm86 and sm89.
+
+    One spills: 20 bytes with every feature above head_dim 192, where no smaller tile is to be had.
+    """
     width = max(problem.head_dim, problem.head_dim_v)
     if _is_crowded(problem) or (problem.has_dropout and width > 192):
         block_n, num_stages = (32, 2) if width <= 128 else (16, 1)

@@ -81,7 +81,7 @@ def _threads_overwrite_own_o(variant: Variant) -> bool:
     With Q in registers K and V come after a barrier. A warp reads its rows of O chunk after chunk, a lane each.
     """
     schedule, layouts = variant.forward, tile_layouts(variant)
-    q, o = layouts.qk, layouts.v
+    q, o = layouts["qk"], layouts["v"]
     rows_per_warp = schedule.block_m // schedule.num_warps
     readers = {
         o.chunk(row, column): 32 * (row // rows_per_warp) + (row % rows_per_warp * o.row_chunks + column) % 32
@@ -103,13 +103,13 @@ def _warps_overwrite_own_q(variant: Variant) -> bool:
     of V behind all of K's.
     """
     schedule, layouts = variant.forward, tile_layouts(variant)
-    k_chunks, v_chunks = (schedule.block_n * one.row_chunks for one in (layouts.qk, layouts.v))
+    k_chunks, v_chunks = (schedule.block_n * one.row_chunks for one in (layouts["qk"], layouts["v"]))
     tiles = range(max(1, schedule.num_stages - 1))
-    copies = [(layouts.qk, stage * k_chunks) for stage in tiles]
+    copies = [(layouts["qk"], stage * k_chunks) for stage in tiles]
     if schedule.num_stages > 1:  # with one stage V is copied after a barrier
-        copies += [(layouts.v, schedule.num_stages * k_chunks + stage * v_chunks) for stage in tiles]
+        copies += [(layouts["v"], schedule.num_stages * k_chunks + stage * v_chunks) for stage in tiles]
     return all(
-        _reader(variant, layouts.qk, start + layout.chunk(row, column)) in (None, _copier(layout, row, column))
+        _reader(variant, layouts["qk"], start + layout.chunk(row, column)) in (None, _copier(layout, row, column))
         for layout, start in copies
         for row in range(schedule.block_n)
         for column in range(layout.row_chunks)

@@ -36,7 +36,7 @@ def heat_map(outcomes: Sequence[Outcome]) -> dict[tuple[int, int], Outcome]:
     """Return the best point of each tile size, by `block_m` and `block_n`."""
     found: dict[tuple[int, int], Outcome] = {}
     for outcome in ranked(list(outcomes)):
-        schedule = outcome.variant.schedule
+        schedule = outcome.variant.forward
         found.setdefault((schedule.block_m, schedule.block_n), outcome)
     return found
 
@@ -48,7 +48,7 @@ def importance(outcomes: Sequence[Outcome]) -> Importance | None:
     the logarithm of the score, as a share of the sum.
     """
     good = [one for one in outcomes if one.status == "ok"]
-    fields = [name for name in FIELDS if len({getattr(one.variant.schedule, name) for one in good}) > 1]
+    fields = [name for name in FIELDS if len({getattr(one.variant.forward, name) for one in good}) > 1]
     if len(good) < 4 or not fields:
         return None
     for method, measure in (("PED-ANOVA (Optuna)", _by_optuna), ("variance between values (ours)", _by_variance)):
@@ -67,7 +67,7 @@ def _by_variance(good: Sequence[Outcome], fields: Sequence[str]) -> dict[str, fl
     for name in fields:
         by_value: dict[int, list[float]] = {}
         for one in good:
-            by_value.setdefault(getattr(one.variant.schedule, name), []).append(math.log(one.score))
+            by_value.setdefault(getattr(one.variant.forward, name), []).append(math.log(one.score))
         mean = statistics.fmean(math.log(one.score) for one in good)
         found[name] = sum(len(each) * (statistics.fmean(each) - mean) ** 2 for each in by_value.values())
     return found
@@ -80,11 +80,11 @@ def _by_optuna(good: Sequence[Outcome], fields: Sequence[str]) -> dict[str, floa
     if evaluator is None:
         raise ImportError("this version of Optuna has no PED-ANOVA")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    choices = {name: sorted({getattr(one.variant.schedule, name) for one in good}) for name in fields}
+    choices = {name: sorted({getattr(one.variant.forward, name) for one in good}) for name in fields}
     distributions = {name: optuna.distributions.CategoricalDistribution(values) for name, values in choices.items()}
     study = optuna.create_study(storage=optuna.storages.InMemoryStorage(), direction="minimize")
     for one in good:
-        params = {name: getattr(one.variant.schedule, name) for name in fields}
+        params = {name: getattr(one.variant.forward, name) for name in fields}
         study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=one.score))
     found = optuna.importance.get_param_importances(study, evaluator=evaluator(), params=list(fields))
     return {name: max(0.0, float(found.get(name, 0.0))) for name in fields}
@@ -123,5 +123,5 @@ def finalists(outcomes: Sequence[Outcome], default: Outcome | None, count: int =
 def describe_point(outcome: Outcome) -> str:
     """Return a schedule in a line."""
     return ", ".join(
-        f"{name} {str(value).lower()}" for name, value in zip(FIELDS, point_of(outcome.variant.schedule), strict=True)
+        f"{name} {str(value).lower()}" for name, value in zip(FIELDS, point_of(outcome.variant.forward), strict=True)
     )

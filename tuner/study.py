@@ -114,7 +114,7 @@ class Ledger:
 
     def adopt(self, outcome: Outcome) -> None:
         """Take what came of a point elsewhere, as a finished trial."""
-        params = dict(zip(FIELDS, point_of(outcome.variant.schedule), strict=True))
+        params = dict(zip(FIELDS, point_of(outcome.variant.forward), strict=True))
         trial = optuna.trial.create_trial(
             state=TrialState.COMPLETE,
             params=params,

@@ -154,8 +154,8 @@ def telling_cases(runtime: str, variant: Variant, seed: int) -> list[Case]:
 
     The last has stages + 1 tiles: the ring ends in its first slot, whose bytes the epilogue uses again.
     """
-    block_m, block_n = variant.schedule.block_m, variant.schedule.block_n
-    ring = variant.schedule.num_stages * block_n
+    block_m, block_n = variant.forward.block_m, variant.forward.block_n
+    ring = variant.forward.num_stages * block_n
     sizes = [(block_m, ring + 3 * block_n + 5), (block_m + 1, 2 * block_n), (2 * block_m + 3, ring + 2 * block_n - 1)]
     sizes.append((block_m, ring + block_n))
     return _cases(runtime, variant, sizes, seed)
@@ -166,7 +166,7 @@ def ring_cases(runtime: str, variant: Variant, seed: int) -> list[Case]:
 
     Every other one ends in a partial tile, in queries and keys. A slot used again too early shows from stages + 1 on.
     """
-    block_m, block_n, stages = variant.schedule.block_m, variant.schedule.block_n, variant.schedule.num_stages
+    block_m, block_n, stages = variant.forward.block_m, variant.forward.block_n, variant.forward.num_stages
     tiles = sorted({1, 2, stages, stages + 1, 2 * stages + 1})
     sizes = [(block_m - index % 2 * 5, count * block_n - index % 2 * 3) for index, count in enumerate(tiles)]
     return _cases(runtime, variant, sizes, seed)

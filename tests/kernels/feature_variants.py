@@ -1,10 +1,10 @@
-"""A set of forward variants in which every pair of choices occurs, problem and schedule alike."""
+"""Sets of variants in which every pair of choices occurs, problem and schedule alike."""
 
 from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from kernelwright.gen.constraints import reasons_against
 from kernelwright.gen.devices import reference_device
@@ -12,7 +12,8 @@ from kernelwright.gen.errors import SpecError
 from kernelwright.gen.spec import ForwardProblem, ForwardSchedule, Variant
 
 # What is paired: each choice with each of every other. Tiles and head dimensions are drawn, and odd ones on purpose.
-CHOICES: dict[str, tuple[object, ...]] = {
+Choices = Mapping[str, tuple[object, ...]]
+CHOICES: Choices = {
     "mask": ("full", "causal", "local"),
     "is_varlen": (False, True),
     "has_softcap": (False, True),
@@ -30,6 +31,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
 }
 HEAD_DIMS = {"small": (8, 16, 32), "odd": (24, 40, 72, 88, 104), "usual": (64, 96, 128), "large": (192, 256, 320, 512)}
 Pair = tuple[tuple[str, object], tuple[str, object]]
+Make = Callable[[dict[str, object], random.Random, int], Variant]
 
 
 def impossible(pair: Pair) -> bool:
@@ -40,30 +42,32 @@ def impossible(pair: Pair) -> bool:
 _IMPOSSIBLE: list[Pair] = [(("has_dropout", True), ("pack_gqa", True)), (("is_block_sparse", True), ("pack_gqa", True))]
 
 
-def all_pairs() -> set[Pair]:
-    """Return every possible pair of choices of two names, in the order of CHOICES."""
+def all_pairs(choices: Choices = CHOICES) -> set[Pair]:
+    """Return every possible pair of choices of two names, in their order."""
     return {
         ((one, a), (other, b))
-        for one, other in itertools.combinations(CHOICES, 2)
-        for a in CHOICES[one]
-        for b in CHOICES[other]
+        for one, other in itertools.combinations(choices, 2)
+        for a in choices[one]
+        for b in choices[other]
         if not impossible(((one, a), (other, b)))
     }
 
 
 def pairs_of(chosen: dict[str, object]) -> set[Pair]:
     """Return the pairs that one set of choices holds."""
-    return {((one, chosen[one]), (other, chosen[other])) for one, other in itertools.combinations(CHOICES, 2)}
+    return {((one, chosen[one]), (other, chosen[other])) for one, other in itertools.combinations(chosen, 2)}
 
 
-def covering_variants(seed: int, sm: int = 80) -> list[tuple[Variant, dict[str, object]]]:
+def covering_variants(
+    seed: int, sm: int = 80, choices: Choices = CHOICES, make: Make | None = None
+) -> list[tuple[Variant, dict[str, object]]]:
     """Return legal variants, with their choices, that cover `all_pairs` of `sm`; greedy, the same for a seed."""
     generator = random.Random(seed)
-    left = all_pairs()
+    left = all_pairs(choices)
     found: list[tuple[Variant, dict[str, object]]] = []
     while left:
         target = min(left, key=repr)
-        candidates = list(itertools.islice(_drawn(target, generator, sm), 60))
+        candidates = list(itertools.islice(_drawn(target, generator, sm, choices, make or _variant), 60))
         variant, chosen = max(candidates, key=lambda one: len(pairs_of(one[1]) & left))
         gained = pairs_of(chosen) & left
         assert gained, f"no legal variant has {target}"
@@ -72,12 +76,14 @@ def covering_variants(seed: int, sm: int = 80) -> list[tuple[Variant, dict[str, 
     return found
 
 
-def _drawn(target: Pair, generator: random.Random, sm: int) -> Iterator[tuple[Variant, dict[str, object]]]:
+def _drawn(
+    target: Pair, generator: random.Random, sm: int, choices: Choices, make: Make
+) -> Iterator[tuple[Variant, dict[str, object]]]:
     device = reference_device(sm)
     for _ in range(20000):
-        chosen = {name: generator.choice(values) for name, values in CHOICES.items()} | dict(target)
+        chosen = {name: generator.choice(values) for name, values in choices.items()} | dict(target)
         try:
-            variant = _variant(chosen, generator, sm)
+            variant = make(chosen, generator, sm)
         except SpecError:
             continue
         if not reasons_against(variant, device):
