@@ -38,7 +38,7 @@ def winners(space: Space, pool: Pool, tables: Iterable[Path], stores: Iterable[P
     known = [*_of_tables(tables), *_of_stores(stores)]
     fitting = [one for one in known if one.problem == space.problem]
     order = sorted(fitting, key=lambda one: one.sm != space.sm)  # stable: tables before stores
-    points = dict.fromkeys(point_of(one.schedule) for one in order)
+    points = dict.fromkeys(point_of(one.forward) for one in order)
     return tuple(point for point in points if point in pool.legal and point != pool.default)[:MAX_SEEDS]
 
 
