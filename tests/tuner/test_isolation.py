@@ -207,7 +207,7 @@ def work_in_processes(pool, verifier):
 def test_quarantined_points_have_a_kind_and_are_not_tried_on_resume(workers, tmp_path):
     names = [variant.name for variant in make_request(tmp_path).pool.legal.values()]
     deeds = {names[1]: "segfault", names[5]: "hang", names[9]: "garbage", names[13]: "exit"}
-    pool = workers(limits=Limits(job_s=2), give_up_after=None)
+    pool = workers(limits=Limits(job_s=8), give_up_after=None)  # one hangs; the others must not be late
     result = run(make_request(tmp_path), work_in_processes(pool, jobs.Misbehaving(None, deeds)))
     kinds = {one.variant.name: one.kind for one in result.outcomes if one.kind != "correct"}
     expected = {names[1]: "runtime", names[5]: "timeout", names[9]: "runtime", names[13]: "runtime"}

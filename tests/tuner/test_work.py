@@ -185,10 +185,10 @@ def test_a_kernel_that_kills_its_worker_is_found_and_the_others_are_judged():
 def test_a_kernel_that_hangs_is_killed_and_the_others_are_judged():
     hanging = compiled()[0].variant.name
     started = time.monotonic()
-    found = judge_in_processes(HangingVerifier(hangs=hanging), timeout_s=4)
+    found = judge_in_processes(HangingVerifier(hangs=hanging), timeout_s=10)
     assert {name: one.status for name, one in found.items() if one.status != "ok"} == {hanging: "timeout"}
-    assert "no answer within 4 s" in found[hanging].detail
-    assert time.monotonic() - started < 40
+    assert "no answer within 10 s" in found[hanging].detail
+    assert time.monotonic() - started < 60
 
 
 def test_workers_are_other_processes_that_ignore_ctrl_c():
