@@ -105,7 +105,7 @@ def default_backward_schedule(sm: int, problem: ForwardProblem) -> BackwardSched
 
 def _is_crowded(problem: ForwardProblem) -> bool:
     """Whether what acts on the scores takes more registers than the usual tile of a backward kernel leaves."""
-    return sum((problem.has_softcap, problem.has_alibi, problem.has_bias, problem.has_dropout)) > 1
+    return problem.has_bias or sum((problem.has_softcap, problem.has_alibi, problem.has_dropout)) > 1
 
 
 def _backward(
