@@ -64,7 +64,9 @@ def compile_c(source: Path, output: Path, *flags: str) -> None:
     subprocess.run(command, check=True)
 
 
-def kernel_record(image: bytes, dtype: Dtype = "bf16", head_dim: int = 128, is_causal: bool = True) -> dict[str, object]:
+def kernel_record(
+    image: bytes, dtype: Dtype = "bf16", head_dim: int = 128, is_causal: bool = True
+) -> dict[str, object]:
     """Return a table's record of a kernel that does nothing."""
     record = {"file": "none.cubin", "bytes": len(image), "sha256": hashlib.sha256(image).hexdigest()}
     return {
