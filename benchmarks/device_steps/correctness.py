@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from device_steps import feature_kernels
 from device_steps.base import Context, Record, Task
 from device_steps.families import FAMILIES, family_of
 from device_steps.modules import Kernel, kernels_of
@@ -14,6 +15,10 @@ _LIMIT_S = {"cuda": 90.0, "emulator": 600.0}
 _RUNS = 50
 _PROBLEMS = 12
 _GUESS_S = {"problems": 3.0, "repeat": 2.0, "large": 15.0}
+
+
+variants = feature_kernels.variants
+"""Kernels of every feature, beside the default profile's; `fidelity` and `sanitizer` find them in the module too."""
 
 
 def plan(context: Context) -> list[Task]:

@@ -46,6 +46,7 @@ class Kernel:
     is_causal: bool
     schedule: dict[str, Any]  # Any: JSON
     ptx_sha256: str
+    features: tuple[str, ...] = ()  # names of the other flags of its problem that are set
 
 
 def kernels_of(module_dir: Path) -> list[Kernel]:
@@ -59,6 +60,7 @@ def kernels_of(module_dir: Path) -> list[Kernel]:
             dtype=entry["problem"]["dtype"],
             head_dim=entry["problem"]["head_dim"],
             is_causal=bool(entry["problem"]["is_causal"]),
+            features=tuple(key for key, value in entry["problem"].items() if value is True and key != "is_causal"),
             schedule=entry["schedule"],
             ptx_sha256=entry["files"]["ptx"]["sha256"],
         )

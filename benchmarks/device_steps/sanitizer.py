@@ -1,4 +1,4 @@
-"""compute-sanitizer's four tools on one small launch of each family."""
+"""compute-sanitizer's four tools on one small launch of each family, then on a sample of features."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from device_steps.base import Context, Record, Task
 from device_steps.families import FAMILIES
-from device_steps.modules import kernels_of
+from device_steps.modules import Kernel, kernels_of
 
 NAME = "sanitizer"
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
@@ -24,21 +24,34 @@ _PATHS = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "src")
 
 
 def plan(context: Context) -> list[Task]:
+    """The first kernel of each family; then one with each feature, as long as no kernel before has it."""
     kernels = kernels_of(context.module_dir)
     tasks = []
     for family in FAMILIES:
-        first = next((kernel for kernel in kernels if kernel.operation == family.name), None)
-        if first is not None:
+        mine = [kernel for kernel in kernels if kernel.operation == family.name]
+        for number, kernel in enumerate([*mine[:1], *_sample(mine[1:])]):
             tasks += [
                 Task(
-                    key=f"{family.name}/{tool}",
+                    key=f"{family.name if number == 0 else kernel.name}/{tool}",
                     unit=tool,
                     estimate_s=context.cost(tool, 25.0),
-                    kwargs={"tool": tool, "family": family.name, "module": family.module, "variant": first.name},
+                    kwargs={"tool": tool, "family": family.name, "module": family.module, "variant": kernel.name},
                 )
                 for tool in TOOLS
             ]
     return tasks
+
+
+def _sample(kernels: list[Kernel]) -> list[Kernel]:
+    """Kernels with a feature, or a choice of the schedule, that none before has."""
+    seen: set[str] = set()
+    found = []
+    for kernel in kernels:
+        choices = {name for name in ("pack_gqa", "persistent_blocks") if kernel.schedule.get(name)}
+        if not seen >= {*kernel.features, *choices}:
+            found.append(kernel)
+            seen |= {*kernel.features, *choices}
+    return found
 
 
 def run(task: Task, context: Context) -> Iterator[Record]:

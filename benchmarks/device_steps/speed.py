@@ -14,6 +14,8 @@ One record for each problem and implementation, `<problem>/<implementation>`. It
     note          why there are no figures: refused, not importable
     fault         wrong, crash, timeout
 
+for kernels of features, `features/<row>/<implementation>`: variant, time_us, mma_flops, mma_tflops (as executed),
+
 and for memory, `memory/<problem>/<implementation>`: peak_bytes.
 """
 
@@ -22,13 +24,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from device_steps import feature_kernels
 from device_steps.base import NOT_MEASURED, Context, Record, Task
+from device_steps.modules import kernels_of
 from device_steps.peers import OURS, PLAIN, names
 from device_steps.speed_shapes import DIRECTIONS, FORWARD, Shape, memory_shapes, timed_shapes, tiny_shapes
 
 NAME = "speed"
-_LIMIT_S = {"ready": 60.0, "compiled": 180.0, "memory": 60.0}
-_GUESS_S = {"ready": 4.0, "compiled": 40.0, "memory": 3.0}
+_LIMIT_S = {"ready": 60.0, "compiled": 180.0, "memory": 60.0, "features": 60.0}
+_GUESS_S = {"features": 4.0, "ready": 4.0, "compiled": 40.0, "memory": 3.0}
+_BEFORE_FEATURES = 12  # of the timed shapes
 _COMPILED_SHAPES = 12  # of the timed ones, from the front
 _LIMITS = {"warm_up": 3, "least": 7, "most": 30, "budget_s": 1.0}
 _QUICK_LIMITS = {"warm_up": 1, "least": 3, "most": 5, "budget_s": 0.1}
@@ -42,8 +47,11 @@ def plan(context: Context) -> list[Task]:
     shapes = tiny_shapes() if tiny else timed_shapes()[:2] if context.quick else timed_shapes()
     memory = tiny_shapes()[:1] if tiny else memory_shapes()[:2] if context.quick else memory_shapes()
     compiled = shapes[:1] if tiny or context.quick else shapes[:_COMPILED_SHAPES]
+    half = min(len(shapes), _BEFORE_FEATURES)
     return [
-        *[_task(context, "ready", f"{shape.name}/ready", shape) for shape in shapes],
+        *[_task(context, "ready", f"{shape.name}/ready", shape) for shape in shapes[:half]],
+        *_feature_tasks(context),
+        *[_task(context, "ready", f"{shape.name}/ready", shape) for shape in shapes[half:]],
         *[_task(context, "memory", f"memory/{shape.name}", shape) for shape in memory],
         *[_task(context, "compiled", f"{shape.name}/compiled", shape) for shape in compiled],
     ]
@@ -54,7 +62,58 @@ def _task(context: Context, unit: str, key: str, shape: Shape) -> Task:
     return Task(key=key, unit=unit, estimate_s=estimate_s, kwargs={"kind": unit, "shape": shape.to_dict()})
 
 
+def _feature_tasks(context: Context) -> list[Task]:
+    """Return a task for each row whose kernel the module has."""
+    is_built = (context.module_dir / "kernels" / "table.json").exists()  # the other tasks need none to be planned
+    kernels = kernels_of(context.module_dir) if is_built else []
+    held, sms = {kernel.name for kernel in kernels}, {kernel.sm for kernel in kernels}
+    named = [
+        (row.name, row.variant(sm).name) for sm in sorted(sms) for row in feature_kernels.rows(quick=context.quick)
+    ]
+    return [
+        Task(
+            key=f"features/{name}",
+            unit="features",
+            estimate_s=context.cost("features", _GUESS_S["features"]),
+            kwargs={"kind": "features", "name": name, "variant": variant},
+        )
+        for name, variant in named
+        if variant in held
+    ]
+
+
+def _features(task: Task, context: Context) -> Iterator[Record]:
+    asked = {
+        "module_dir": str(context.module_dir),
+        "device": context.device,
+        "name": task.kwargs["name"],
+        "quick": context.quick,
+        "variant": task.kwargs["variant"],
+        "limits": _QUICK_LIMITS if context.quick else _LIMITS,
+    }
+    target = "device_steps.feature_worker:measure"
+    found = context.run_isolated(target, asked, _LIMIT_S["features"], fresh=False)
+    if found.get("fault") == "out of time":
+        return
+    head: Record = {"label": context.label, "variant": task.kwargs["variant"]}
+    if "fault" in found:
+        yield {**head, "key": f"{task.key}/{OURS}", "fault": f"{found['fault']}: {found.get('detail', '')}"}
+        return
+    for name, result in found["results"].items():
+        record: Record = {**head, "key": f"{task.key}/{name}", "row": task.kwargs["name"], "implementation": name}
+        if "refused" in result:
+            yield {**record, "note": f"refused: {result['refused']}"}
+            continue
+        time_us = result["time_us"]
+        rate = None if time_us is None else round(found["mma_flops"] / time_us / 1e6, 2)
+        note = {} if time_us is not None else {"note": _NO_TIME}
+        yield {**record, **result, "mma_flops": found["mma_flops"], "mma_tflops": rate, **note}
+
+
 def run(task: Task, context: Context) -> Iterator[Record]:
+    if task.kwargs["kind"] == "features":
+        yield from _features(task, context)
+        return
     shape = Shape(**task.kwargs["shape"])
     if task.kwargs["kind"] == "memory":
         yield from _memory(shape, context)
@@ -195,7 +254,17 @@ def table(records: list[Record]) -> list[str]:
     lines = [_line(name, found) for name, found in by_shape.items() if OURS in found]
     refusals = sorted({str(one["implementation"]) for one in records if str(one.get("note", "")).startswith("refused")})
     shown = lines[:9] + ([f"and {len(lines) - 9} more problems"] if len(lines) > 9 else [])
+    shown += _feature_lines(records)
     return shown + ([f"refused some or all: {', '.join(refusals)}"] if refusals else [])
+
+
+def _feature_lines(records: list[Record]) -> list[str]:
+    """Two lines at most for the kernels of features."""
+    ours = [one for one in records if "mma_tflops" in one and one["implementation"] == OURS]
+    timed = [f"{one['row']} {one['mma_tflops']:.1f}" for one in ours if one["mma_tflops"]]
+    if timed:
+        return [f"features, TFLOP/s executed (measured): {', '.join(timed)}"]
+    return [f"features: {len(ours)} called, {NOT_MEASURED}"] if ours else []
 
 
 def _line(name: str, found: dict[str, Record]) -> str:
