@@ -135,7 +135,7 @@ def per_score(variant: Variant, loop: Sequence[Instruction]) -> Json:
 
     Two tiles: the masked and the unmasked path, or a loop that was unrolled.
     """
-    schedule = variant.schedule
+    schedule = variant.forward
     scores = schedule.block_m * schedule.block_n // schedule.threads
     counts: Counter[str] = Counter()
     for one in loop:

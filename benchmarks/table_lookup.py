@@ -29,6 +29,8 @@ from pathlib import Path
 import torch
 from call_overhead import IMAGE, import_module, kernel_record, make_module, row
 
+from kernelwright.gen.spec import DTYPES
+
 Rows = list[dict[str, object]]
 Kernels = dict[str, dict[str, object]]
 FIRST = 100  # tokens of the first bound; calls are longer than every bound but the last
@@ -36,9 +38,7 @@ FIRST = 100  # tokens of the first bound; calls are longer than every bound but 
 
 def spread(count: int) -> tuple[Kernels, Rows]:
     """Rows of 32 problems in turn."""
-    problems = [
-        (dtype, dim, mask) for dtype in ("bf16", "fp16") for dim in range(32, 288, 32) for mask in (True, False)
-    ]
+    problems = [(dtype, dim, mask) for dtype in DTYPES for dim in range(32, 288, 32) for mask in (True, False)]
     kernels = {
         f"{dtype}_{dim}_{mask}": kernel_record(IMAGE, dtype, dim, is_causal=mask) for dtype, dim, mask in problems
     }

@@ -271,6 +271,7 @@ ARITHMETIC = [
     wide("add.s64", lambda a, b: a + b & M64, 2, 0),
     wide("sub.s64", lambda a, b: a - b & M64, 2, 0),
     wide("mul.lo.s64", lambda a, b: a * b & M64, 2, 0),
+    wide("neg.s64", lambda a: -a & M64, 1, 0),
     wide("mul.hi.u64", lambda a, b: a * b >> 64, 2, 0),
     simple(
         "add.cc.u32",
