@@ -1,12 +1,15 @@
 """Our search strategies and Kernel Tuner's on the same recorded spaces, by the same counting rule.
 
     python benchmarks/replay_comparison.py FILE [FILE ...] [--repeats 100] [--slow-repeats N] [--budget 200] [--seed 0]
-                                           [--jobs N] [--kernel-tuner-python PATH] [--out benchmarks/results/replay]
+                                           [--jobs N] [--kernel-tuner-python PATH | --kernel-tuner-searches FOLDER]
+                                           [--out benchmarks/results/replay]
 
 An evaluation is a point of the recorded legal pool asked for the first time; recorded failures count. Kernel Tuner
 1.5 runs in its own simulation mode, with default hyperparameters, in an interpreter that has it; without one its rows
 are left out and said so. `--slow-repeats` is for TPE and Kernel Tuner, whose searches take longer; the number stands in
-each row. Writes README.md, replay.json and, with matplotlib (the extra `plots`), a PNG for each file. Needs no GPU.
+each row. `--kernel-tuner-searches` takes what kernel_tuner_searches.py printed before, with the same seed and budget,
+from FOLDER/<name before the first dot>.<strategy>.jsonl, as many searches as are there. Writes README.md, replay.json
+and, with matplotlib (the extra `plots`), a PNG for each file. Needs no GPU.
 """
 
 from __future__ import annotations
@@ -45,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--kernel-tuner-python", metavar="PATH", help="an interpreter with kernel_tuner 1.5")
+    parser.add_argument("--kernel-tuner-searches", type=Path, metavar="FOLDER", help="searches that it made before")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "replay")
     args = parser.parse_args(argv)
     theirs = args.kernel_tuner_python or (sys.executable if importlib.util.find_spec("kernel_tuner") else None)
@@ -52,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for path in args.files:
         recording = load_recording(path)
         traces = dict(our_traces(path, recording, args))
-        if theirs is None:
+        if args.kernel_tuner_searches is not None:
+            traces |= earlier_traces(path, recording, args)
+        elif theirs is None:
             print("replay_comparison: no kernel_tuner: its strategies are left out", file=sys.stderr)
         else:
             traces |= their_traces(path, recording, theirs, args)
@@ -83,7 +89,6 @@ def their_traces(
     path: Path, recording: Recording, python: str, args: argparse.Namespace
 ) -> dict[str, list[Sequence[int]]]:
     """Return the evaluations of every search of Kernel Tuner's, up to the budget."""
-    index = {",".join(str(value) for value in point): place for place, point in enumerate(recording.pool.points)}
     script = ROOT / "benchmarks" / "kernel_tuner_searches.py"
     traces: dict[str, list[Sequence[int]]] = {}
     for name in THEIRS:
@@ -95,9 +100,27 @@ def their_traces(
             last = done.stderr.strip().splitlines()[-1:] or ["no message"]
             print(f"replay_comparison: Kernel Tuner {name} failed: {last[0]}", file=sys.stderr)
             continue
-        searches = [json.loads(line) for line in done.stdout.splitlines()]
-        traces[f"Kernel Tuner {name}"] = [[index[key] for key in keys][: args.budget] for keys in searches]
+        traces[f"Kernel Tuner {name}"] = printed_traces(done.stdout, recording, args.budget)
     return traces
+
+
+def earlier_traces(path: Path, recording: Recording, args: argparse.Namespace) -> dict[str, list[Sequence[int]]]:
+    """Return those of searches of Kernel Tuner's that were printed to files before."""
+    traces: dict[str, list[Sequence[int]]] = {}
+    for name in THEIRS:
+        file = args.kernel_tuner_searches / f"{path.name.split('.')[0]}.{name}.jsonl"
+        printed = file.read_text() if file.exists() else ""
+        if not printed:
+            print(f"replay_comparison: {file}: no searches: left out", file=sys.stderr)
+            continue
+        traces[f"Kernel Tuner {name}"] = printed_traces(printed, recording, args.budget)
+    return traces
+
+
+def printed_traces(printed: str, recording: Recording, budget: int) -> list[Sequence[int]]:
+    """Return the points of the searches that kernel_tuner_searches.py printed."""
+    index = {",".join(str(value) for value in point): place for place, point in enumerate(recording.pool.points)}
+    return [[index[key] for key in json.loads(line)][:budget] for line in printed.splitlines()]
 
 
 def describe(recording: Recording, traces: dict[str, list[Sequence[int]]], budget: int) -> dict[str, Any]:
