@@ -26,7 +26,7 @@ from kernelwright.gen.errors import BuildError
 NINJA_FILE = Path("build.ninja")
 HEADERS_FILE = Path("obj/headers.json")  # names of all headers that builds put into `INCLUDE_DIR`
 _PROGRESS = re.compile(r"^\[(\d+)/(\d+)\] (.*)$")
-_NOISE = re.compile(r"^ninja: (build stopped|no work to do|Entering directory)")
+_NOISE = re.compile(r"^ninja: (build stopped: (subcommands? failed|cannot make)|no work to do|Entering directory)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

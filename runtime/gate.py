@@ -13,7 +13,9 @@ before the product with V, which moves the result by at most u sum_j p_j |v_j|, 
 which is no more. So twice the second term is a bound that a right kernel keeps even where pt is right by luck, as in a
 row that sees one key. 1e-5 covers fp32 sums and exp2.
 
-lse is a float32: within 2e-5 of ref, and -inf where and only where a row sees no key.
+lse is a float32: |lse - ref| <= 2e-5 + 2^-22 |ref|, and -inf where and only where a row sees no key. The second term
+is four roundings of float32 at the size of lse: a score with a steep ALiBi slope far from the diagonal is in the
+hundreds, where one rounding moves it by 1e-5.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from .reference import Attended, fused, pt, reference
 FACTOR = 2.0
 ATOL = 1e-5
 LSE_ATOL = 2e-5
+LSE_RTOL = 2.0**-22
 UNIT_ROUNDOFF = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 
 
@@ -70,7 +73,7 @@ def judge(out: torch.Tensor, lse: torch.Tensor | None, attended: Attended) -> Ve
     max_allowed = FACTOR * min(float(row_plain.max()), fused_error) + ATOL
     margins = row_error / row_allowed
     batch, query, head = (int(one) for one in torch.unravel_index(margins.argmax(), margins.shape))
-    lse_error = 0.0 if lse is None else float(_distance(lse.detach().cpu().to(torch.float64), ref.lse).max())
+    lse_error, lse_allowed = (0.0, LSE_ATOL) if lse is None else _worst_lse(lse, ref.lse)
     max_error = float(row_error.max())
     row_margin = float(margins.max())
     faults = []
@@ -82,8 +85,8 @@ def judge(out: torch.Tensor, lse: torch.Tensor | None, attended: Attended) -> Ve
             f"allowed {float(row_allowed[batch, query, head]):.3g}; "
             f"{int((margins > 1).sum())} of {margins.numel()} rows fail"
         )
-    if not lse_error <= LSE_ATOL:
-        faults.append(f"lse off by {lse_error:.3g}, allowed {LSE_ATOL:.3g}")
+    if not lse_error <= lse_allowed:
+        faults.append(f"lse off by {lse_error:.3g}, allowed {lse_allowed:.3g}")
     return Verdict(
         passed=not faults,
         max_error=max_error,
@@ -97,6 +100,14 @@ def judge(out: torch.Tensor, lse: torch.Tensor | None, attended: Attended) -> Ve
         lse_error=lse_error,
         fault="; ".join(faults),
     )
+
+
+def _worst_lse(found: torch.Tensor, expected: torch.Tensor) -> tuple[float, float]:
+    """Return the error that is largest beside what is allowed, and what is allowed there."""
+    error = _distance(found.detach().cpu().to(torch.float64), expected)
+    allowed = LSE_ATOL + LSE_RTOL * expected.abs().nan_to_num(posinf=0.0)
+    at = torch.unravel_index((error / allowed).argmax(), error.shape)
+    return float(error[at]), float(allowed[at])
 
 
 def _distance(found: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:

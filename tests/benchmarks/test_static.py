@@ -6,6 +6,7 @@ import pytest
 import static
 from static import Instruction, collect, find_tool, markdown, per_score, steady_loop, virtual_code
 
+from kernelwright.build.errors import ToolchainError
 from kernelwright.gen.errors import KernelError
 from kernelwright.gen.plan import mma_per_step
 from kernelwright.gen.spec import ForwardProblem, ForwardSchedule, Variant
@@ -53,15 +54,18 @@ $L__BB0_1: // a loop
     assert found[-2].target == found.index(next(one for one in found if one.opcode.startswith("mma")))
 
 
-@pytest.mark.nvcc
-@pytest.mark.parametrize("has_tool", [False, True])
+# The toolkit of a machine with nvcc need not have cuobjdump, and CI fails a skip of a test marked nvcc.
+@pytest.mark.parametrize("has_tool", [pytest.param(False, marks=pytest.mark.nvcc), True])
 def test_a_kernel_has_one_exponential_and_its_mma_for_each_score(tmp_path, monkeypatch, has_tool):
     if not has_tool:
         monkeypatch.setattr(static, "find_tool", lambda: None)
     elif find_tool() is None:
         pytest.skip("no cuobjdump: the wheel nvidia-cuda-cuobjdump")
     monkeypatch.setattr(static, "sample", lambda sm: [VARIANT])
-    result = collect([], [80], tmp_path)
+    try:
+        result = collect([], [80], tmp_path)
+    except ToolchainError as error:  # only without the mark: nvcc is there where a test so marked runs
+        pytest.skip(str(error))
     (row,) = result["rows"]
     assert result["code"] == ("machine code" if has_tool else "PTX")
     figures = row["per_score"]

@@ -148,7 +148,8 @@ def test_a_small_file_system_fills_up_and_nothing_is_half_made(toolkit, tmp_path
     with mounted(tmp_path / "small", f"size={size_kib}k") as small:
         out = small / "out"
         status, _, stderr = finish(start(out))
-        assert status == 1 and "no space left" in stderr and "Traceback" not in stderr, stderr
+        said = "no space left" in stderr.lower()  # with a capital by ninja, whose own log may be what finds no room
+        assert status == 1 and said and "Traceback" not in stderr, stderr
         check_nothing_is_half_made(out, cache)
 
 

@@ -20,6 +20,7 @@ from kernelwright.runtime.reference import Attended
 from kernelwright.runtime.schema import Node
 
 GRADIENTS = ("dq", "dk", "dv")
+TENSOR_FACTOR = 3.0  # as FlashAttention-2's own tests allow gradients over a whole tensor; rows keep the gate's 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -67,11 +68,12 @@ class Case:
 
 def make_case(problem: Problem, *, block_n: int = 64, seed: int = 0) -> Case:
     """Return a problem with inputs beside NaN and its gradients."""
-    made = make_inputs(problem, block_n, seed, torch.device("cpu"))
+    visibility = _binding().visibility
+    made = make_inputs(problem, block_n, seed, torch.device("cpu"), visibility)
     request = check(made.q, made.k, made.v, made.options)
     held = guarded(request.out_shape, TORCH_DTYPES[problem.dtype], torch.device("cpu"), "heads_first").tensor
     held.copy_(torch.randn(request.out_shape, generator=torch.Generator().manual_seed(seed + 1)))
-    attended = Attended(request.q, request.k, request.v, request.softmax_scale, request.lowered, _binding().visibility)
+    attended = Attended(request.q, request.k, request.v, request.softmax_scale, request.lowered, visibility)
     return Case(
         problem=problem,
         request=request,
@@ -143,8 +145,8 @@ def run(module: Module, variant: Variant, case: Case, *, with_dq: bool = True, *
 def faults(outputs: Mapping[str, torch.Tensor], case: Case) -> list[str]:
     """Return what does not pass the gate of runtime/gate.py, over a whole tensor and by rows; empty if all is right.
 
-    Where every row sees one key, dS is a difference of equal numbers that plain torch makes exactly 0, by luck; there
-    the rows decide.
+    Where every row's weight is on one key, dS is a difference of equal numbers: the gradient is less than what a
+    rounding moves it by, and plain torch makes it 0 by luck. There the rows decide.
     """
     unit = UNIT_ROUNDOFF[case.request.q.dtype]
     found = []
@@ -154,10 +156,12 @@ def faults(outputs: Mapping[str, torch.Tensor], case: Case) -> list[str]:
         expected = case.reference.values[name]
         error = (outputs[name].double() - expected).abs().nan_to_num(nan=torch.inf).amax(-1)
         plain = (case.plain.values[name].double() - expected).abs().amax(-1)
-        allowed = FACTOR * torch.maximum(plain, unit * case.reference.magnitudes[name].amax(-1)) + ATOL
+        rounding = unit * case.reference.magnitudes[name].amax(-1)
+        allowed = FACTOR * torch.maximum(plain, rounding) + ATOL
         if not error.numel():
             continue
-        if plain.max() > 0 and error.max() > FACTOR * plain.max() + ATOL:
+        cancels = expected.abs().max() <= rounding.max()
+        if not cancels and error.max() > TENSOR_FACTOR * plain.max() + ATOL:
             found.append(f"{name}: error {error.max():.3g}, plain torch has {plain.max():.3g}")
         if (error > allowed).any():
             found.append(
