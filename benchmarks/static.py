@@ -218,7 +218,8 @@ def markdown(result: Json) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Compile, count, write the result and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--profile", nargs="+", default=["default"], metavar="NAME", help="profiles (default: default)")
+    every = ["default", "all_head_dims"]
+    parser.add_argument("--profile", nargs="+", default=every, metavar="NAME", help=f"default: {' '.join(every)}")
     parser.add_argument("--arch", nargs="+", default=["sm80", "sm86", "sm89"], metavar="ARCH")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where the table goes (default: benchmarks/results)")
     parser.add_argument("--build", type=Path, default=ROOT / "out" / "static", metavar="DIR", help="for kernels")
