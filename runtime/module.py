@@ -13,23 +13,10 @@ import torch
 from .attention import Attention
 from .engine import Engine
 from .errors import InputTypeError
-from .functions import FUNCTIONS, make_functions
+from .functions import make_functions
 from .inputs import OPERATION
 from .options import Options
 from .support import Explanation, device_key, explain, support
-
-PUBLIC = (
-    *FUNCTIONS,
-    "BlockMask",
-    "build_info",
-    "explain",
-    "force_variant",
-    "last_report",
-    "load_table",
-    "preload",
-    "support",
-)
-"""Names that the module's `__init__.py` exports, beside the errors."""
 
 
 class DispatchModule:

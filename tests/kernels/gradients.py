@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -168,8 +168,3 @@ def faults(outputs: Mapping[str, torch.Tensor], case: Case) -> list[str]:
                 f"{name}: {int((error > allowed).sum())} of {error.numel()} rows, {(error / allowed).max():.3g} times"
             )
     return [f"{case.problem}: {one}" for one in found]
-
-
-def kernel_of(variant: Variant) -> dict[str, Any]:
-    """Return the problem of a variant as plain data, as `problems_for` takes it."""
-    return asdict(variant.problem)

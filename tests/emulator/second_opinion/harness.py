@@ -297,11 +297,6 @@ def signed(words: Words) -> npt.NDArray[np.int64]:
     return words.view(np.int32).astype(np.int64)
 
 
-def low_word(whole: npt.NDArray[np.int64]) -> Words:
-    """The low 32 bits."""
-    return (whole & 0xFFFFFFFF).astype(np.uint32)
-
-
 def column(*words: npt.NDArray[np.generic]) -> Words:
     """Stack results of one word each."""
     return np.stack([np.asarray(one).astype(np.uint32) for one in words], -1)

@@ -13,7 +13,6 @@ from .harness import LANES, Case, Expected, Rng, any_words, random_floats
 
 TYPES = {"u8": 1, "s8": 1, "b8": 1, "u16": 2, "s16": 2, "b16": 2, "u32": 4, "s32": 4, "b32": 4, "f32": 4}
 TYPES |= {"u64": 8, "s64": 8, "b64": 8, "f64": 8}
-SPACES = ("shared", "global", "local", "")
 _CONSTANT = np.random.default_rng(5).integers(0, 256, 512, np.uint8)
 _TABLE = f".const .align 16 .b8 table[512] = {{{', '.join(str(one) for one in _CONSTANT.tolist())}}};"
 # %x8 or %t8 becomes the address of 16 bytes of the lane's own, which %a0 to %a3 fill.
