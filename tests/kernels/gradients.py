@@ -1,9 +1,7 @@
-"""Gradients of attention: by float64, by plain torch at the kernel's dtype, and by the kernels on the emulator."""
+"""Gradients of kernels on the emulator, past the runtime's own launcher."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,159 +10,36 @@ from kernelwright.emulator.launch import Module
 from kernelwright.gen.binding import bindings
 from kernelwright.gen.commands import emulated
 from kernelwright.gen.spec import Variant
+from kernelwright.runtime import gradient_check
 from kernelwright.runtime.binding import read_binding
-from kernelwright.runtime.gate import ATOL, FACTOR, UNIT_ROUNDOFF
-from kernelwright.runtime.inputs import Request, check
-from kernelwright.runtime.problems import TORCH_DTYPES, Problem, guarded, make_inputs
-from kernelwright.runtime.reference import Attended
+from kernelwright.runtime.gradient_check import Case
+from kernelwright.runtime.problems import Problem
 from kernelwright.runtime.schema import Node
-
-GRADIENTS = ("dq", "dk", "dv")
-TENSOR_FACTOR = 3.0  # as FlashAttention-2's own tests allow gradients over a whole tensor; rows keep the gate's 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Gradients:
-    """dq, dk and dv, and what a forward pass leaves; `magnitudes`: what a rounding of each row of a gradient is of."""
-
-    out: torch.Tensor
-    lse: torch.Tensor
-    values: Mapping[str, torch.Tensor]
-    magnitudes: Mapping[str, torch.Tensor]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Case:
-    """A problem with its tensors, and the gradients that it has."""
-
-    problem: Problem
-    request: Request
-    dout: torch.Tensor
-    reference: Gradients
-    plain: Gradients
-
-    def inputs(self, variant: Variant) -> dict[str, torch.Tensor]:
-        """Return what a backward kernel reads; delta as its own kernel makes it, of the rounded result."""
-        request = self.request
-        named = {tensor["name"] for tensor in bindings()[variant.operation]["tensors"]}  # type: ignore[attr-defined]
-        dense = {
-            "lse": self.reference.lse.float().contiguous(),
-            "delta": (self.reference.out.to(request.q.dtype).float() * self.dout.float()).sum(-1).mT.contiguous(),
-        }
-        every = {"q": request.q, "k": request.k, "v": request.v, "dout": self.dout, **request.lowered.tensors, **dense}
-        return {name: tensor for name, tensor in every.items() if name in named}
-
-    def scalars(self, variant: Variant) -> dict[str, float]:
-        """Return the numbers of a launch."""
-        named = {scalar["name"] for scalar in bindings()[variant.operation]["scalars"]}  # type: ignore[attr-defined]
-        scale = self.request.softmax_scale or self.problem.head_dim**-0.5
-        every = {
-            "softmax_scale": scale,
-            **self.request.lowered.scalars,
-            "max_seqlen_k": self.request.shape.max_seqlen_k,
-        }
-        return {name: value for name, value in every.items() if name in named}
 
 
 def make_case(problem: Problem, *, block_n: int = 64, seed: int = 0) -> Case:
-    """Return a problem with inputs beside NaN and its gradients."""
-    visibility = _binding().visibility
-    made = make_inputs(problem, block_n, seed, torch.device("cpu"), visibility)
-    request = check(made.q, made.k, made.v, made.options)
-    held = guarded(request.out_shape, TORCH_DTYPES[problem.dtype], torch.device("cpu"), "heads_first").tensor
-    held.copy_(torch.randn(request.out_shape, generator=torch.Generator().manual_seed(seed + 1)))
-    attended = Attended(request.q, request.k, request.v, request.softmax_scale, request.lowered, visibility)
-    return Case(
-        problem=problem,
-        request=request,
-        dout=held,
-        reference=gradients(attended, held, torch.float64),
-        plain=gradients(attended, held, request.q.dtype),
-    )
+    """Return a problem on the CPU with inputs beside NaN and its gradients."""
+    binding = read_binding(Node(value=bindings()["flash_fwd"], path="$", file="bindings"))
+    return gradient_check.make_case(problem, binding.visibility, block_n=block_n, seed=seed, device=torch.device("cpu"))
 
 
-def _binding():
-    return read_binding(Node(value=bindings()["flash_fwd"], path="$", file="bindings"))
+def inputs_of(case: Case, variant: Variant) -> dict[str, torch.Tensor]:
+    """Return what a backward kernel reads."""
+    return case.inputs([str(one["name"]) for one in bindings()[variant.operation]["tensors"]])  # type: ignore[attr-defined]
 
 
-def gradients(attended: Attended, dout: torch.Tensor, dtype: torch.dtype) -> Gradients:
-    """Return the gradients by autograd with every step in `dtype`; float64 is the reference."""
-    q, k, v = (one.to(dtype) for one in (attended.q, attended.k, attended.v))
-    group = q.shape[2] // k.shape[2]
-    out = torch.zeros(*q.shape[:3], v.shape[3], dtype=dtype)
-    lse = torch.full((q.shape[0], q.shape[2], q.shape[1]), -torch.inf, dtype=dtype)
-    values = {"dq": torch.zeros_like(q), "dk": torch.zeros_like(k), "dv": torch.zeros_like(v)}
-    magnitudes = {name: torch.zeros(one.shape, dtype=dtype) for name, one in values.items()}
-    for number, at_q, at_k in attended.sequences():
-        given = dout[at_q].to(dtype)
-        leaves = [one.clone().requires_grad_() for one in (q[at_q], k[at_k], v[at_k])]
-        ks, vs = (one.repeat_interleave(group, dim=1) for one in leaves[1:])
-        rows = slice(0, leaves[0].shape[0])
-        scores, seen = attended.scores(leaves[0], ks * attended.scale, number, rows.stop, rows)
-        scores.retain_grad() if scores.requires_grad else None
-        sink = attended.extra.get("sink")
-        terms = scores
-        if sink is not None:
-            terms = torch.cat([scores, sink.to(dtype)[:, None, None].expand(*scores.shape[:2], 1)], dim=-1)
-        some = (terms > -torch.inf).any(-1, keepdim=True)
-        p = torch.softmax(torch.where(some, terms, 0.0), dim=-1)[..., : ks.shape[0]] * (seen.any(-1)[..., None] & some)
-        kept = attended.kept(number, rows.stop, ks.shape[0], rows)
-        dropped = p if kept is None else p * kept * attended.keep_scale
-        result = torch.einsum("hqk,khd->qhd", dropped, vs)
-        found = torch.autograd.grad((result * given).sum(), [*leaves, scores], allow_unused=True)
-        found = [
-            torch.zeros_like(one) if grad is None else grad for grad, one in zip(found, [*leaves, scores], strict=True)
-        ]
-        out[at_q] = result.detach()
-        lse[at_q[0], :, at_q[1]] = torch.logsumexp(terms.detach(), -1)
-        places = {"dq": at_q, "dk": at_k, "dv": at_k}
-        for (name, at), one in zip(places.items(), found, strict=False):
-            values[name][at] += one
-        # What kernels round: P, dS, and O in delta.
-        weight = found[3].abs() + p.detach() * (result.detach() * given).abs().sum(-1).mT[..., None]
-        grouped = lambda one: one.unflatten(1, (-1, group)).sum(2)  # noqa: E731
-        scale = attended.scale
-        magnitudes["dq"][at_q] += torch.einsum("hqk,khd->qhd", weight, ks.detach().abs()) * scale
-        magnitudes["dk"][at_k] += grouped(torch.einsum("hqk,qhd->khd", weight, leaves[0].detach().abs())) * scale
-        magnitudes["dv"][at_k] += grouped(torch.einsum("hqk,qhd->khd", dropped.detach(), given.abs()))
-    return Gradients(out=out, lse=lse, values=values, magnitudes=magnitudes)
+def scalars_of(case: Case, variant: Variant) -> dict[str, float]:
+    """Return the numbers of a launch."""
+    return case.scalars([str(one["name"]) for one in bindings()[variant.operation]["scalars"]])  # type: ignore[attr-defined]
 
 
 def run(module: Module, variant: Variant, case: Case, *, with_dq: bool = True, **options: Any) -> emulated.Outcome:
     """Launch a backward kernel; what `flash_bwd` adds to dq_sum, if asked for, is among the outputs as dq."""
-    inputs = case.inputs(variant)
+    inputs = inputs_of(case, variant)
     if variant.operation == "flash_bwd" and with_dq:
         inputs["dq_sum"] = torch.zeros(case.request.q.shape)
-    done = emulated.launch(module, emulated.Kernel.of(variant), inputs, case.scalars(variant), **options)
+    done = emulated.launch(module, emulated.Kernel.of(variant), inputs, scalars_of(case, variant), **options)
     outputs = dict(done.outputs)
     if "dq_sum" in inputs:
         outputs["dq"] = inputs["dq_sum"]
     return emulated.Outcome(outputs=outputs, report=done.report)
-
-
-def faults(outputs: Mapping[str, torch.Tensor], case: Case) -> list[str]:
-    """Return what does not pass the gate of runtime/gate.py, over a whole tensor and by rows; empty if all is right.
-
-    Where every row's weight is on one key, dS is a difference of equal numbers: the gradient is less than what a
-    rounding moves it by, and plain torch makes it 0 by luck. There the rows decide.
-    """
-    unit = UNIT_ROUNDOFF[case.request.q.dtype]
-    found = []
-    for name in GRADIENTS:
-        if name not in outputs:
-            continue
-        expected = case.reference.values[name]
-        error = (outputs[name].double() - expected).abs().nan_to_num(nan=torch.inf).amax(-1)
-        plain = (case.plain.values[name].double() - expected).abs().amax(-1)
-        rounding = unit * case.reference.magnitudes[name].amax(-1)
-        allowed = FACTOR * torch.maximum(plain, rounding) + ATOL
-        if not error.numel():
-            continue
-        cancels = expected.abs().max() <= rounding.max()
-        if not cancels and error.max() > TENSOR_FACTOR * plain.max() + ATOL:
-            found.append(f"{name}: error {error.max():.3g}, plain torch has {plain.max():.3g}")
-        if (error > allowed).any():
-            found.append(
-                f"{name}: {int((error > allowed).sum())} of {error.numel()} rows, {(error / allowed).max():.3g} times"
-            )
-    return [f"{case.problem}: {one}" for one in found]

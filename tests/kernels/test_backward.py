@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from feature_variants import Choices, all_pairs, covering_variants, pairs_of
-from gradients import faults, make_case, run
+from gradients import inputs_of, make_case, run, scalars_of
 from kernelwright.emulator.launch import EmulatorError, load
 from kernelwright.emulator.mutate import sync_mutants
 from kernelwright.gen.commands import emulated
@@ -23,6 +23,7 @@ from kernelwright.gen.spec import (
     QueryGradientSchedule,
     Variant,
 )
+from kernelwright.runtime.gradient_check import faults
 from kernelwright.runtime.problems import TORCH_DTYPES, Problem, guarded, problems_for
 
 pytestmark = [pytest.mark.nvcc, pytest.mark.filterwarnings("ignore::UserWarning")]
@@ -210,14 +211,14 @@ def test_keys_that_nobody_sees_and_keys_not_in_use_get_zeros(build):
 def test_gradients_are_written_beside_nothing_else_and_with_any_strides(build, variant):
     [kernel] = build([variant])
     case = make_case(telling(variant, batch=2))
-    module, inputs = load(kernel.ptx.decode()), case.inputs(variant)
+    module, inputs = load(kernel.ptx.decode()), inputs_of(case, variant)
     names = {"flash_bwd": ("dk", "dv"), "flash_bwd_dq": ("dq",)}[variant.operation]
     held = {
         name: guarded(tuple(case.reference.values[name].shape), TORCH_DTYPES["bf16"], torch.device("cpu"), layout)
         for name, layout in zip(names, ("heads_first", "padded_heads"), strict=False)
     }
     given = {**inputs, **{name: one.tensor for name, one in held.items()}}
-    emulated.launch(module, emulated.Kernel.of(variant), given, case.scalars(variant))
+    emulated.launch(module, emulated.Kernel.of(variant), given, scalars_of(case, variant))
     assert faults({name: one.tensor for name, one in held.items()}, case) == []
     assert all(one.is_intact() for one in held.values())
 
