@@ -76,13 +76,15 @@ def main() -> int:
     if not reports:
         print(f"{args.out[0]}: no reports of compiled kernels in obj/; run gen build --out OUT", file=sys.stderr)
         return 1
-    summary = summarise(reports)
+    operations = dict.fromkeys(variant.operation for variant, _ in reports)
+    summary = {name: summarise([one for one in reports if one[0].operation == name]) for name in operations}
     if args.json:
         print(json.dumps(summary, indent=1))
         return 0
-    print(f"{summary['kernels']} kernels; spilling: {summary['spilling'] or 'none'} (static)")
-    for quantity in QUANTITIES:
-        print(f"{quantity:12} {summary[quantity]}")
+    for operation, one in summary.items():
+        print(f"{operation}: {one['kernels']} kernels; spilling: {one['spilling'] or 'none'} (static)")
+        for quantity in QUANTITIES:
+            print(f"{quantity:12} {one[quantity]}")
     return 0
 
 

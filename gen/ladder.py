@@ -6,14 +6,21 @@ problem: rows with bounds on run-time sizes come before the row without.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from kernelwright.gen.errors import SpecError
 from kernelwright.gen.spec import (
     MAX_SLICE,
+    OPERATION,
+    OPERATIONS,
     BackwardSchedule,
+    ConvertSchedule,
+    DeltaSchedule,
     ForwardProblem,
     ForwardSchedule,
     QueryGradientSchedule,
+    Schedule,
     Variant,
 )
 
@@ -75,9 +82,27 @@ def _num_slices(head_dim_v: int, *, is_full: bool, is_fullest: bool) -> int:
     return 4 if is_full and head_dim_v % 32 == 0 else 2
 
 
-def ladder(sm: int, problem: ForwardProblem) -> list[Rung]:
-    """Return the default rungs for a problem on an architecture; the last has no bounds."""
-    return [Rung(variant=Variant(sm=sm, problem=problem, schedule=default_schedule(problem)), when={})]
+def ladder(sm: int, problem: ForwardProblem, operation: str = OPERATION) -> list[Rung]:
+    """Return the default rungs of an operation for a problem on an architecture; the last has no bounds.
+
+    Kernels of single rows depend on the dtype and one head dimension of the problem alone, so problems share them.
+
+    Raises:
+        SpecError: if there is no such operation, or none of its kernels computes the problem.
+    """
+    if operation not in OPERATIONS:
+        raise SpecError(f"operation must be one of {', '.join(OPERATIONS)}, got {operation!r}")
+    of_rows = {"flash_bwd_delta": problem.head_dim_v, "flash_bwd_convert": problem.head_dim}
+    if operation in of_rows:
+        problem = ForwardProblem(dtype=problem.dtype, head_dim=of_rows[operation])
+    schedules: dict[str, Callable[[], Schedule]] = {
+        OPERATION: lambda: default_schedule(problem),
+        "flash_bwd": lambda: default_backward_schedule(sm, problem),
+        "flash_bwd_dq": lambda: default_query_gradient_schedule(problem),
+        "flash_bwd_delta": lambda: DeltaSchedule(block_m=64, num_warps=4),
+        "flash_bwd_convert": lambda: ConvertSchedule(block_m=64, num_warps=4),
+    }
+    return [Rung(variant=Variant(sm=sm, problem=problem, schedule=schedules[operation]()), when={})]
 
 
 def default_backward_schedule(sm: int, problem: ForwardProblem) -> BackwardSchedule:

@@ -11,7 +11,14 @@ from kernelwright.gen.constraints import reasons_against
 from kernelwright.gen.devices import reference_device
 from kernelwright.gen.ladder import Bounds, ladder
 from kernelwright.gen.profile import Profile
-from kernelwright.gen.spec import Variant
+from kernelwright.gen.spec import (
+    BACKWARD_OPERATIONS,
+    OPERATION,
+    BackwardSchedule,
+    ForwardSchedule,
+    QueryGradientSchedule,
+    Variant,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,16 +79,34 @@ def mma_per_step(variant: Variant) -> int:
 
 
 def cost_terms(variant: Variant) -> dict[str, float]:
-    """Return what a kernel's body holds, by the names of COSTS: mma instructions of a key tile, the scores of one that
-    a lane holds, and the work of each feature on each of these."""
-    schedule, problem = variant.forward, variant.problem
-    scores = schedule.block_m // (16 * schedule.num_warps) * schedule.block_n // 2
-    terms: dict[str, float] = {"kernel": 1, "mma": mma_per_step(variant), "scores": scores}
+    """Return what a kernel's body holds, by the names of COSTS: mma instructions of a tile, the scores of one that a
+    lane holds, and the work of each feature on each of these."""
+    problem, schedule = variant.problem, variant.schedule
+    match schedule:
+        case ForwardSchedule():
+            mma, scores = mma_per_step(variant), schedule.block_m // (16 * schedule.num_warps) * schedule.block_n // 2
+        case BackwardSchedule() | QueryGradientSchedule():
+            scores = schedule.block_m * schedule.block_n // schedule.threads
+            mma = _backward_mma_per_step(variant, schedule)
+        case _:  # of rows: elements that a lane holds of one
+            mma, scores = 0, -(-problem.head_dim // 32)
+    terms: dict[str, float] = {"kernel": 1, "mma": mma, "scores": scores}
     terms |= {name: scores * (name in problem.features) for name in ("softcap", "alibi", "bias", "dropout", "sparse")}
     return {**terms, "local": problem.is_local, "walk": problem.is_block_sparse}
 
 
-COSTS: dict[str, dict[str, float]] = {
+def _backward_mma_per_step(variant: Variant, schedule: BackwardSchedule | QueryGradientSchedule) -> int:
+    """Count the tensor-core instructions of one warp on one tile: Q K^T, dO V^T, dQ, and maybe dK and dV."""
+    problem = variant.problem
+    m_tiles, n_tiles = schedule.block_m // 16, schedule.block_n // 8
+    products = n_tiles * -(-problem.head_dim // 16) + n_tiles * -(-problem.head_dim_v // 16)
+    products += problem.head_dim // 8 * (schedule.block_n // 16)
+    if isinstance(schedule, BackwardSchedule):
+        products += (problem.head_dim + problem.head_dim_v) // 8 * (schedule.block_n // 16)
+    return m_tiles * products // schedule.num_warps
+
+
+_FORWARD_COSTS: dict[str, dict[str, float]] = {
     "cpu_seconds": {
         **{"kernel": 0.57, "mma": 0.0022, "scores": -0.0007, "local": 0.03, "walk": 0.065},
         **{"softcap": 0.0017, "alibi": 0.0025, "bias": 0.0038, "dropout": 0.0028, "sparse": 0.0005},
@@ -92,15 +117,46 @@ COSTS: dict[str, dict[str, float]] = {
         **{"softcap": 0.92, "alibi": 0.53, "bias": 0.45, "dropout": 0.57, "sparse": 0.29},
     },
 }
-"""What each term costs. Fitted to 248 kernels for sm80 with and without features, nvcc 13.0: 6 % mean error in CPU
-seconds, 1 % in memory, 4 % in size (`python benchmarks/build_cost.py OUT...` compares and fits again)."""
+COSTS: dict[str, dict[str, dict[str, float]]] = {
+    "flash_fwd": _FORWARD_COSTS,
+    "flash_bwd": {
+        "cpu_seconds": {
+            **{"kernel": 0.70, "mma": 0.0016, "scores": 0.0024, "local": 0.088},
+            **{"softcap": 0.0056, "alibi": 0.0035, "bias": 0.0043, "dropout": 0.0043},
+        },
+        "peak_mib": {"kernel": 95},
+        "size_kib": {
+            **{"kernel": 112, "mma": 0.75, "scores": 0.31, "local": 3.8},
+            **{"softcap": 1.83, "alibi": 0.45, "bias": 0.08, "dropout": 1.01},
+        },
+    },
+    "flash_bwd_dq": {
+        "cpu_seconds": {
+            **{"kernel": 0.61, "mma": 0.0015, "scores": -0.002, "local": 0.038},
+            **{"softcap": 0.0032, "alibi": 0.0045, "bias": 0.0027, "dropout": 0.0018},
+        },
+        "peak_mib": {"kernel": 93},
+        "size_kib": {
+            **{"kernel": 72, "mma": 0.83, "scores": -0.34, "local": 3.7},
+            **{"softcap": 1.9, "alibi": 0.66, "bias": 0.55, "dropout": 0.79},
+        },
+    },
+    "flash_bwd_delta": {"cpu_seconds": {"kernel": 0.38}, "peak_mib": {"kernel": 91}, "size_kib": {"kernel": 14}},
+    "flash_bwd_convert": {"cpu_seconds": {"kernel": 0.39}, "peak_mib": {"kernel": 91}, "size_kib": {"kernel": 10.3}},
+}
+"""What each term costs, by operation. Fitted for nvcc 13.0 (`python benchmarks/build_cost.py OUT...` compares and fits
+again): flash_fwd to 248 kernels for sm80 with and without features, 6 % mean error in CPU seconds, 1 % in memory, 4 %
+in size; the others to 100 kernels for sm80 and sm86, at most 7 %, 2 % and 4 %, none over 1.7 CPU seconds."""
 
 
 def predict_cost(variant: Variant) -> Cost:
     """Model the cost of compiling a variant from what its body holds, which is emitted twice."""
     terms = cost_terms(variant)
     return Cost(
-        **{quantity: sum(terms[name] * cost for name, cost in costs.items()) for quantity, costs in COSTS.items()}
+        **{
+            quantity: sum(terms[name] * cost for name, cost in costs.items())
+            for quantity, costs in COSTS[variant.operation].items()
+        }
     )
 
 
@@ -112,10 +168,15 @@ def make_plan(profile: Profile, sms: list[int]) -> BuildPlan:
     """
     kernels: list[PlannedKernel] = []
     refusals: list[Refusal] = []
+    planned: set[tuple[str, str]] = set()
     for sm in dict.fromkeys(sms):
         device = reference_device(sm)
         for problem in profile.problems:
-            for rung in ladder(sm, problem):
+            operations = [OPERATION, *(BACKWARD_OPERATIONS if problem in profile.trained else ())]
+            for rung in [rung for operation in operations for rung in ladder(sm, problem, operation)]:
+                if (rung.variant.name, str(rung.when)) in planned:
+                    continue  # of rows, which problems share
+                planned.add((rung.variant.name, str(rung.when)))
                 against = reasons_against(rung.variant, device)
                 refusals += [Refusal(variant=rung.variant, constraint=rule, reason=why) for rule, why in against]
                 if not against:

@@ -268,6 +268,8 @@ OPERATIONS: dict[str, type[Schedule]] = {
     "flash_bwd_convert": ConvertSchedule,
 }
 """What kernels compute, and the kind of schedule that says which of them a variant is."""
+BACKWARD_OPERATIONS = tuple(name for name in OPERATIONS if name != OPERATION)
+"""What a backward pass needs besides."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -390,12 +392,17 @@ def _forward_fault(problem: ForwardProblem, schedule: Any) -> str | None:  # Any
     return None
 
 
-def _gradient_fault(problem: ForwardProblem, schedule: Any) -> str | None:
+def backward_fault(problem: ForwardProblem) -> str | None:
+    """Return why there is no backward kernel of a problem, None where there is."""
     if max(problem.head_dim, problem.head_dim_v) > MAX_SLICE:
         return f"a backward kernel takes head_dim and head_dim_v up to {MAX_SLICE}"
     if problem.is_block_sparse:
         return "no backward kernel for block-sparse masks yet"
     return None
+
+
+def _gradient_fault(problem: ForwardProblem, schedule: Any) -> str | None:
+    return backward_fault(problem)
 
 
 def _row_fault(problem: ForwardProblem, schedule: Any) -> str | None:

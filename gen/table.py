@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 
 from kernelwright.gen.binding import bindings, names_of
 from kernelwright.gen.devices import devices
@@ -17,6 +17,14 @@ def kernel_constants(variant: Variant) -> dict[str, int]:
     """Return the numbers of a schedule that a binding's terms use, by name."""
     schedule, named = variant.schedule, names_of(bindings()[variant.operation])
     return {one.name: int(getattr(schedule, one.name)) for one in fields(schedule) if one.name in named}
+
+
+def routed_problem(variant: Variant) -> dict[str, object]:
+    """Return the fields of a problem by which calls are routed to a kernel; its kernels agree in the others."""
+    binding = bindings()[variant.operation]
+    fixed, flags = binding["fixed"], binding["flags"]
+    assert isinstance(fixed, Sequence) and isinstance(flags, Sequence)
+    return {name: value for name, value in asdict(variant.problem).items() if name in {"dtype", *fixed, *flags}}
 
 
 def kernel_entry(
@@ -34,6 +42,7 @@ def kernel_entry(
     return {
         "operation": variant.operation,
         **variant.to_dict(),
+        "problem": routed_problem(variant),
         "entry": variant.name,
         "threads": variant.schedule.threads,
         "smem_bytes": variant.smem_bytes,

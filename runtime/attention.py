@@ -18,9 +18,9 @@ import torch
 from .devices import CPU_KEY, DeviceKey
 from .engine import Engine
 from .errors import EmulationWarning, InputTypeError, KernelError, TableError, UnsupportedInputError
-from .inputs import ALIGNMENT, OPERATION, Request, calls_of, check, describe, hulls_meet, is_conforming
+from .inputs import ALIGNMENT, Request, calls_of, check, describe, hulls_meet, is_conforming
 from .options import Options
-from .routes import flag_bits
+from .routes import FORWARD, flag_bits
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class Attention:
         binding = self.engine.binding
         found = tuple(one.name for one in binding.tensors), tuple(one.name for one in binding.scalars), binding.flags
         if found != (TENSORS, SCALARS, FLAGS):
-            raise TableError(f"{self.engine.folder}: {OPERATION} takes {found}, which this run time does not know.")
+            raise TableError(f"{self.engine.folder}: {FORWARD} takes {found}, which this run time does not know.")
         operation = self.engine.launch_operation
         self.launch = operation.launch if self.engine.launcher.reads_tensors else self._launch_plain
         return self.launch(*call)

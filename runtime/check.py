@@ -15,6 +15,7 @@ from .inputs import check
 from .module import DispatchModule
 from .problems import TORCH_DTYPES, Problem, describe_coverage, guarded, make_inputs, problems_for
 from .reference import Attended
+from .routes import FORWARD
 from .support import device_key
 from .table import KernelRecord
 
@@ -119,7 +120,8 @@ def check_module(
     key = device_key(device)
     opened = engine.device(key)
     records = {name: one for table in reversed(engine.tables()) for name, one in table.kernels.items()}
-    names = sorted(records) if variants is None else list(variants)
+    every = sorted(name for name, one in records.items() if one.operation == FORWARD)
+    names = every if variants is None else list(variants)
     results = []
     for index, name in enumerate(names):
         if name not in records:

@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -16,14 +16,14 @@ from .binding import Binding, lower
 from .devices import CPU_KEY, DeviceKey, OpenDevice, open_emulator, open_gpu
 from .errors import NoKernelError, TableError
 from .launcher import KernelObject, Launcher, LaunchRow, OperationObject, load_launcher
-from .routes import Call, Candidate, candidates, feature_names, forced_candidate, launch_row, select
+from .routes import FORWARD, Call, Candidate, candidates, feature_names, forced_candidate, launch_row, select
 from .settings import read_settings
 from .table import Table, read_table
 
 logger = logging.getLogger(__name__)
 
 LOADED, ENVIRONMENT, TUNED, BUILT_IN = "load_table", "KERNELWRIGHT_TABLE", "tuned", "kernels"
-MAX_HEAD_DIM = 512
+MAX_HEAD_DIM, MAX_BACKWARD_HEAD_DIM = 512, 256
 """The largest that `gen build` makes a kernel for."""
 WHOLE_HEAD_DIM_V = 256
 """The largest head_dim_v that one thread block computes; beyond, two share a tile's columns, in multiples of 8 each."""
@@ -34,27 +34,41 @@ _MAY_MISS = (ENVIRONMENT, TUNED)
 
 @dataclass(slots=True)
 class Route:
-    """What runs on one device: the candidates in order, and the launcher's kernels made so far."""
+    """What runs of one operation on one device: the candidates in order."""
 
     device: OpenDevice
     choices: list[Candidate]
-    kernels: dict[str, KernelObject] = field(default_factory=dict)
+
+
+class Served:
+    """An operation that the module serves: its binding, and the launcher's side of it."""
+
+    def __init__(self, name: str, binding: Binding, launcher: Launcher) -> None:
+        self.name = name
+        self.binding = binding
+        self.tensors = tuple(one.name for one in binding.tensors)
+        self.scalars = tuple(one.name for one in binding.scalars)
+        lowered = lower(binding)
+        self.operation: OperationObject = launcher.operation(
+            **{one.name: getattr(lowered, one.name) for one in fields(lowered)}
+        )
 
 
 class Engine:
     """Finds the kernel for a call and makes it launchable; the launching itself is the launcher's."""
 
-    def __init__(self, package: str, folder: Path, operation: str) -> None:
+    def __init__(self, package: str, folder: Path) -> None:
         self.package = package
         self.folder = folder
-        self.operation = operation
         self._lock = threading.RLock()
         self._explicit: Table | None = None
         self._forced: str | None = None
         self._tables: list[Table] | None = None
         self._devices: dict[DeviceKey, OpenDevice] = {}
         self._kernels: dict[tuple[DeviceKey, str, str], KernelObject] = {}  # by digest: loaded once, kept forever
-        self._routes: dict[DeviceKey, Route] = {}
+        self._bindings: dict[str, Binding] = {}
+        self._served: dict[str, Served] = {}
+        self._routes: dict[tuple[DeviceKey, str], Route] = {}
         self._damaged: set[tuple[Path, str]] = set()
         os.register_at_fork(after_in_child=self._renew_lock)
 
@@ -67,20 +81,54 @@ class Engine:
         """The extension, imported at first use."""
         return load_launcher(self.package, plain_ints=read_settings().plain_ints)
 
-    @cached_property
+    @property
     def binding(self) -> Binding:
-        """The operation's binding, from the built-in table; others must agree with it."""
-        built_in = self.folder / BUILT_IN
-        table = read_table(built_in, origin=BUILT_IN)
-        if self.operation not in table.operations:
-            raise TableError(f"{built_in}: has no operation {self.operation}; build the module again")
-        return table.operations[self.operation]
+        """The forward pass's binding."""
+        return self.binding_of(FORWARD)
 
-    @cached_property
+    @property
     def launch_operation(self) -> OperationObject:
-        """The launcher's side of the binding."""
-        lowered = lower(self.binding)
-        return self.launcher.operation(**{one.name: getattr(lowered, one.name) for one in fields(lowered)})
+        """The launcher's side of it."""
+        return self.served(FORWARD).operation
+
+    def binding_of(self, operation: str) -> Binding:
+        """Return an operation's binding: that of the built-in table, or where it has none of the first table read that
+        has one. Others must agree with it.
+
+        Raises:
+            TableError: if no table has the operation.
+        """
+        with self._lock:
+            if FORWARD not in self._bindings:
+                built_in = self.folder / BUILT_IN
+                found = read_table(built_in, origin=BUILT_IN).operations
+                if FORWARD not in found:
+                    raise TableError(f"{built_in}: has no operation {FORWARD}; build the module again")
+                self._bindings.update(found)
+            if operation not in self._bindings:
+                self.tables()
+            if operation not in self._bindings:
+                raise TableError(f"{self.folder}: no table has the operation {operation}; build the module again")
+            return self._bindings[operation]
+
+    def serves(self, operation: str) -> bool:
+        """Return whether some table has kernels of an operation."""
+        return any(one.operation == operation for table in self.tables() for one in table.kernels.values())
+
+    def served(self, operation: str) -> Served:
+        """Return an operation, ready for launching.
+
+        Raises:
+            TableError: if no table has it.
+        """
+        found = self._served.get(operation)
+        if found is None:
+            with self._lock:
+                found = self._served.get(operation)
+                if found is None:
+                    found = Served(operation, self.binding_of(operation), self.launcher)
+                    self._served[operation] = found
+        return found
 
     # ------------------------------------------------------------------ tables
 
@@ -126,11 +174,14 @@ class Engine:
 
     def _read(self, path: Path, origin: str) -> Table:
         table = read_table(path, origin=origin)
-        if table.operations.get(self.operation) != self.binding:
-            raise TableError(
-                f"{table.folder}: its binding of {self.operation} differs from the module's, so its kernels take other "
-                "parameters. Write the table with the version of kernelwright that built the module"
-            )
+        self.binding_of(FORWARD)
+        for name, binding in table.operations.items():
+            if self._bindings.get(name, binding) != binding:
+                raise TableError(
+                    f"{table.folder}: its binding of {name} differs from the module's, so its kernels take other "
+                    "parameters. Write the table with the version of kernelwright that built the module"
+                )
+        self._bindings.update(table.operations)
         return table
 
     def load_table(self, path: str | Path | None) -> None:
@@ -146,7 +197,7 @@ class Engine:
 
     @contextmanager
     def force_variant(self, name: str) -> Iterator[None]:
-        """Let one variant answer every call inside the block, in all threads.
+        """Let one variant answer every call of its operation inside the block, in all threads.
 
         Raises:
             NoKernelError: if no table holds the variant.
@@ -166,7 +217,8 @@ class Engine:
 
     def _forget_routes(self, *, tables: bool = False) -> None:
         self._routes.clear()
-        self.launch_operation.clear_devices()
+        for served in self._served.values():
+            served.operation.clear_devices()
         if tables:
             self._tables = None
 
@@ -187,15 +239,15 @@ class Engine:
                     self._devices[key] = open_gpu(self.launcher, key, settings, self.tables())
             return self._devices[key]
 
-    def route(self, key: DeviceKey) -> Route:
-        """Return what runs on a device, telling the launcher of it at first use."""
+    def route(self, key: DeviceKey, operation: str = FORWARD) -> Route:
+        """Return what runs of an operation on a device, telling the launcher of it at first use."""
         with self._lock:
-            if key not in self._routes:
-                self._routes[key] = self._make_route(self.device(key))
-            return self._routes[key]
+            if (key, operation) not in self._routes:
+                self._routes[key, operation] = self._make_route(self.device(key), operation)
+            return self._routes[key, operation]
 
-    def _make_route(self, device: OpenDevice) -> Route:
-        if self._forced is not None:
+    def _make_route(self, device: OpenDevice, operation: str) -> Route:
+        if self._forced is not None and self._operation_of(self._forced) == operation:
             one = forced_candidate(self.tables(), self._forced, device.facts, is_emulated=device.is_emulated)
             choices = [] if one is None else [one]
         else:
@@ -203,17 +255,20 @@ class Engine:
                 self.tables(),
                 device.facts,
                 device.names,
-                operation=self.operation,
+                operation=operation,
                 is_emulated=device.is_emulated,
             )
         choices = [one for one in choices if (one.table.folder, one.kernel.name) not in self._damaged]
-        route = Route(device=device, choices=choices)
+        served = self.served(operation)
         rows: list[LaunchRow] = []
         for one in choices:
             if not one.why_illegal:
-                rows.append(launch_row(one, self.binding, self._kernel(device, one)))
-        self.launch_operation.add_device(device.key.code, device.key.index, tuple(rows))
-        return route
+                rows.append(launch_row(one, served.binding, self._kernel(device, one)))
+        served.operation.add_device(device.key.code, device.key.index, tuple(rows))
+        return Route(device=device, choices=choices)
+
+    def _operation_of(self, variant: str) -> str | None:
+        return next((table.kernels[variant].operation for table in self.tables() if variant in table.kernels), None)
 
     def _kernel(self, device: OpenDevice, candidate: Candidate) -> KernelObject:
         """Return the launcher's kernel of a legal candidate, not yet loaded."""
@@ -229,13 +284,16 @@ class Engine:
                 threads=record.threads,
                 smem_bytes=record.smem_bytes,
                 constants=tuple(
-                    {**record.constants, "num_sms": device.facts.num_sms}[name] for name in self.binding.numbers
+                    {**record.constants, "num_sms": device.facts.num_sms}[name]
+                    for name in self.binding_of(record.operation).numbers
                 ),
             )
         return self._kernels[identity]
 
     def kernel_for(self, key: DeviceKey, calls: Sequence[Call]) -> tuple[KernelObject, Mapping[str, bool]]:
         """Return the kernel for the first of equivalent calls that has one, loaded, and the flags of that call.
+
+        The calls are of one operation.
 
         Raises:
             NoKernelError: if none may.
@@ -244,7 +302,7 @@ class Engine:
         """
         while True:
             with self._lock:
-                route = self.route(key)
+                route = self.route(key, calls[0].operation)
                 found = next(((one, call) for call in calls if (one := select(route.choices, call))), None)
                 if found is None:
                     raise NoKernelError(self._why_none(route, calls[0]))
@@ -268,8 +326,9 @@ class Engine:
     def preload(self, key: DeviceKey) -> int:
         """Load every kernel that may run on a device, and return their number; see `kernel_for` for errors."""
         with self._lock:
-            route = self.route(key)
-            loaded = [self._loaded(route.device, one) for one in route.choices if not one.why_illegal]
+            operations = {one.operation for table in self.tables() for one in table.kernels.values()}
+            routes = [self.route(key, operation) for operation in sorted(operations)]
+            loaded = [self._loaded(one.device, each) for one in routes for each in one.choices if not each.why_illegal]
             return len({id(kernel) for kernel in loaded})
 
     def _why_none(self, route: Route, call: Call) -> str:
@@ -281,12 +340,14 @@ class Engine:
         sm, is_arch_specific = max(running, default=(device.sm, device.sm == 90))
         arch = f"sm{sm}{'a' if is_arch_specific else ''}"
         head_dim, head_dim_v = call.sizes["head_dim"], call.sizes["head_dim_v"]
+        is_backward = call.operation != FORWARD
+        limit, kind = (MAX_BACKWARD_HEAD_DIM, "Backward kernels") if is_backward else (MAX_HEAD_DIM, "Kernels")
         for name, size in (("head_dim", head_dim), ("head_dim_v", head_dim_v)):
-            if size > MAX_HEAD_DIM:
-                return "\n".join([head, *reasons, f"Kernels are made for {name} up to {MAX_HEAD_DIM}, not {size}."])
+            if size > limit:
+                return "\n".join([head, *reasons, f"{kind} are made for {name} up to {limit}, not {size}."])
         if head_dim_v > WHOLE_HEAD_DIM_V and head_dim_v % 16:
-            limit = f"Kernels are made for head_dim_v in multiples of 16 above {WHOLE_HEAD_DIM_V}, not {head_dim_v}."
-            return "\n".join([head, *reasons, limit])
+            words = f"Kernels are made for head_dim_v in multiples of 16 above {WHOLE_HEAD_DIM_V}, not {head_dim_v}."
+            return "\n".join([head, *reasons, words])
         tiled = [one for one in route.choices if one.image and one.has_other_tile(call)]
         if tiled:
             tiles = sorted({tuple(int(str(one.kernel.schedule[name])) for name in call.multiples) for one in tiled})
@@ -297,6 +358,7 @@ class Engine:
         add = ["gen", "build", "--arch", arch, "--head-dim", str(head_dim)]
         add += ["--head-dim-v", str(head_dim_v)] if head_dim_v != head_dim else []
         add += ["--dtype", call.dtype, "--features", ",".join(feature_names(call.flags)) or "none"]
+        add += ["--backward"] if is_backward else []
         return "\n".join([head, *reasons, "Build one:", " ".join(add)])
 
     def report(self) -> dict[str, object]:

@@ -13,9 +13,8 @@ from .devices import CPU_KEY, DeviceKey
 from .errors import GradientError, InputTypeError, UnsupportedInputError
 from .launcher import CPU, CUDA, PlainTensor, in_forward_mode
 from .options import CallShape, LoweredOptions, Options, check_offsets, lower_options
-from .routes import Call
+from .routes import FORWARD, Call
 
-OPERATION = "flash_fwd"
 DTYPES = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 MAX_SCALE = (2 - 2**-23) * 2.0**127 * math.log(2)
 """Kernels fold log2(e) into softmax_scale: the product must be a finite float32."""
@@ -118,7 +117,7 @@ def check(q: object, k: object, v: object, options: Options, out: object = None)
         shape=shape,
         key=key,
         call=Call(
-            operation=OPERATION,
+            operation=FORWARD,
             dtype=dtype,
             flags=lowered.flags,
             sizes=sizes,

@@ -14,7 +14,6 @@ from .attention import Attention
 from .engine import Engine
 from .errors import InputTypeError
 from .functions import make_functions
-from .inputs import OPERATION
 from .options import Options
 from .support import Explanation, device_key, explain, support
 
@@ -23,7 +22,7 @@ class DispatchModule:
     """One module's functions. Making it reads nothing and opens nothing."""
 
     def __init__(self, package: str, folder: Path) -> None:
-        self.engine = Engine(package, folder, OPERATION)
+        self.engine = Engine(package, folder)
         self.attention = Attention(self.engine)
         self.functions = make_functions(self.attention)
         self.flash_attn_func = self.functions["flash_attn_func"]

@@ -19,6 +19,10 @@ from .table import (
     why_too_large,
 )
 
+FORWARD = "flash_fwd"
+"""The operation that every module has; the others make its gradients."""
+BACKWARD, QUERY_GRADIENT, DELTA, CONVERT = "flash_bwd", "flash_bwd_dq", "flash_bwd_delta", "flash_bwd_convert"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:

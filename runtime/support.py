@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -14,7 +14,7 @@ from .engine import Engine, reasons_against
 from .errors import InputTypeError, NoKernelError, UnsupportedInputError
 from .inputs import Request, calls_of, check
 from .options import Options
-from .routes import feature_names, select
+from .routes import BACKWARD, CONVERT, DELTA, FORWARD, QUERY_GRADIENT, feature_names, select
 from .table import NO_BOUND, DeviceFacts, KernelRecord
 
 
@@ -23,6 +23,7 @@ class Supported:
     """A kernel of the module, with how it was verified."""
 
     variant: str
+    operation: str
     table: str
     sm: int
     dtype: str
@@ -34,6 +35,9 @@ class Supported:
     registers: int
     smem_bytes: int
     verified: tuple[str, ...]
+
+
+_TITLES = {FORWARD: "forward", BACKWARD: "backward", QUERY_GRADIENT: "backward, deterministic"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,16 +52,11 @@ class Support:
         return asdict(self)
 
     def __str__(self) -> str:
-        cells: dict[tuple[int, str, int, int, tuple[str, ...]], Counter[str]] = {}
-        for one in self.kernels:
-            mask = "causal" if one.is_causal else "local" if one.is_local else "full"
-            cells.setdefault((one.sm, one.dtype, one.head_dim, one.head_dim_v, one.features), Counter())[mask] += 1
-        lines = [f"{self.module}: forward", "", "arch  dtype  head_dim  full  causal   local  with (kernels)"]
-        for (sm, dtype, head_dim, head_dim_v, features), cell in sorted(cells.items()):
-            full, causal, local = (str(cell[mask] or "-") for mask in ("full", "causal", "local"))
-            dims = str(head_dim) if head_dim == head_dim_v else f"{head_dim},{head_dim_v}"
-            row = f"sm{sm:<4}{dtype:<7}{dims:>8}{full:>6}{causal:>8}{local:>8}  {' '.join(features)}"
-            lines.append(row.rstrip())
+        lines: list[str] = []
+        for operation, title in _TITLES.items():
+            kernels = [one for one in self.kernels if one.operation == operation]
+            if kernels or operation == FORWARD:
+                lines += [*([""] if lines else []), f"{self.module}: {title}", "", *_matrix(kernels)]
         lines += ["", "kernel, table, registers, shared memory, verified"]
         for one in self.kernels:
             verified = "; ".join(one.verified) or "not verified"
@@ -67,27 +66,47 @@ class Support:
     __repr__ = __str__
 
 
+def _matrix(kernels: Sequence[Supported]) -> list[str]:
+    cells: dict[tuple[int, str, int, int, tuple[str, ...]], Counter[str]] = {}
+    for one in kernels:
+        mask = "causal" if one.is_causal else "local" if one.is_local else "full"
+        cells.setdefault((one.sm, one.dtype, one.head_dim, one.head_dim_v, one.features), Counter())[mask] += 1
+    lines = ["arch  dtype  head_dim  full  causal   local  with (kernels)"]
+    for (sm, dtype, head_dim, head_dim_v, features), cell in sorted(cells.items()):
+        full, causal, local = (str(cell[mask] or "-") for mask in ("full", "causal", "local"))
+        dims = str(head_dim) if head_dim == head_dim_v else f"{head_dim},{head_dim_v}"
+        row = f"sm{sm:<4}{dtype:<7}{dims:>8}{full:>6}{causal:>8}{local:>8}  {' '.join(features)}"
+        lines.append(row.rstrip())
+    return lines
+
+
 def support(engine: Engine) -> Support:
     """Return what the module's tables hold, each kernel once, in the order in which tables are asked."""
     found: dict[str, Supported] = {}
     for table in engine.tables():
         for kernel in table.kernels.values():
-            if kernel.operation == engine.operation:
-                found.setdefault(kernel.name, _supported(kernel, table.origin))
-    ordered = sorted(found.values(), key=lambda one: (one.sm, one.dtype, one.head_dim, one.is_causal, one.variant))
+            found.setdefault(kernel.name, _supported(kernel, table.origin))
+    order = [FORWARD, BACKWARD, QUERY_GRADIENT, DELTA, CONVERT]
+    ordered = sorted(
+        found.values(),
+        key=lambda one: (order.index(one.operation), one.sm, one.dtype, one.head_dim, one.is_causal, one.variant),
+    )
     return Support(module=engine.package, kernels=tuple(ordered))
 
 
 def _supported(kernel: KernelRecord, origin: str) -> Supported:
+    problem = kernel.problem  # a kernel of single rows has one head dimension and no flag
+    head_dim = int(str(problem.get("head_dim", problem.get("head_dim_v"))))
     return Supported(
         variant=kernel.name,
+        operation=kernel.operation,
         table=origin,
         sm=kernel.sm,
         dtype=kernel.dtype,
-        head_dim=int(str(kernel.problem["head_dim"])),
-        head_dim_v=int(str(kernel.problem["head_dim_v"])),
-        is_causal=bool(kernel.problem["is_causal"]),
-        is_local=bool(kernel.problem["is_local"]),
+        head_dim=head_dim,
+        head_dim_v=int(str(problem.get("head_dim_v", head_dim))),
+        is_causal=bool(problem.get("is_causal")),
+        is_local=bool(problem.get("is_local")),
         features=feature_names(kernel.problem, besides=("is_causal", "is_local")),
         registers=kernel.registers,
         smem_bytes=kernel.smem_bytes,

@@ -22,6 +22,7 @@ from kernelwright.gen.commands.common import (
     print_plan,
 )
 from kernelwright.gen.errors import BuildError
+from kernelwright.gen.spec import OPERATION
 
 if TYPE_CHECKING:
     from kernelwright.build.kernels import BuiltKernel
@@ -153,6 +154,7 @@ def _info(args: argparse.Namespace, plan: BuildPlan, name: str, toolchain: Toolc
         command += ["--dtype", *args.dtype]
     if args.features:
         command += ["--features", args.features]
+    command += ["--backward"] if args.backward else []
     command += ["--name", name, *(["--lineinfo"] if args.lineinfo else [])]
     return {
         "archs": [f"sm{sm}" for sm in plan.sms],
@@ -206,9 +208,9 @@ def _print_summary(module: Path, built: list[BuiltKernel], changed: bool, wheel:
     state = "" if changed else ", unchanged"
     print(f"{module}{os.sep}: {len(built)} kernels, {size / 2**20:.1f} MiB, {wall_s:.1f} s{state}")
     # A call without features, where there is a kernel for one; others are listed by support().
-    plain = [one.variant.problem for one in built if set(one.variant.problem.features) <= {"causal"}]
-    plain = [one for one in plain if one.head_dim == one.head_dim_v]
-    problem = (plain or [built[0].variant.problem])[0]
+    computed = [one.variant.problem for one in built if one.variant.operation == OPERATION]
+    plain = [one for one in computed if set(one.features) <= {"causal"} and one.head_dim == one.head_dim_v]
+    problem = (plain or computed or [built[0].variant.problem])[0]
     dtype = {"fp16": "float16", "bf16": "bfloat16"}[problem.dtype]
     where = "" if wheel else f"import sys; sys.path.insert(0, {str(module.parent.absolute())!r})\n    "
     print(

@@ -37,6 +37,9 @@ def add_plan_arguments(parser: argparse.ArgumentParser, *, arch_required: bool) 
         help="what each kernel computes, not what the profile says: none, or any of causal, local, varlen, softcap, "
         "alibi, bias, dropout, sparse",
     )
+    parser.add_argument(
+        "--backward", action="store_true", help="the kernels of the backward pass too, for every problem"
+    )
 
 
 def plan_from(args: argparse.Namespace) -> BuildPlan:
@@ -59,7 +62,9 @@ def plan_from(args: argparse.Namespace) -> BuildPlan:
             raise UsageError(str(error)) from error
         raise
     try:
-        chosen = profile.restricted(args.head_dim, _dtypes(args.dtype), args.head_dim_v, _features(args.features))
+        chosen = profile.restricted(
+            args.head_dim, _dtypes(args.dtype), args.head_dim_v, _features(args.features), backward=args.backward
+        )
         return make_plan(chosen, sms)
     except SpecError as error:
         raise UsageError(str(error)) from error

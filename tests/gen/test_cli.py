@@ -122,6 +122,25 @@ def test_a_dry_run_writes_nothing(capsys, workplace):
     assert [kernel["head_dim"] for kernel in (one["problem"] for one in json.loads(out)["kernels"])] == [64, 64]
 
 
+def test_backward_kernels_are_built_and_said_in_the_command(capsys, workplace):
+    status, out, _ = run(capsys, *BUILD, "--backward", "--dtype", "bf16")
+    assert status == DONE and "import torch, flash_sm80" in out
+    table = json.loads((workplace / "out/flash_sm80/kernels/table.json").read_text())
+    assert set(table["operations"]) == {
+        "flash_fwd",
+        "flash_bwd",
+        "flash_bwd_dq",
+        "flash_bwd_delta",
+        "flash_bwd_convert",
+    }
+    problems = {one["operation"]: one["problem"] for one in table["kernels"].values()}
+    assert problems["flash_bwd_delta"] == {"dtype": "bf16", "head_dim_v": 64}
+    info = json.loads((workplace / "out" / "flash_sm80" / "build_info.json").read_text())
+    assert " --backward " in info["command"]
+    _, listed, _ = run(capsys, "list", "--arch", "sm80", "--profile", "train", "--json")
+    assert len(json.loads(listed)["kernels"]) == 32
+
+
 def test_a_compile_error_fails_and_leaves_no_module(capsys, workplace, monkeypatch):
     monkeypatch.setenv("FAKE_FAIL", "kHeadDim = 64")
     status, out, err = run(capsys, *BUILD)

@@ -1,5 +1,6 @@
 """Devices, constraints, profiles and plans: what is legal, and clear words for what is not."""
 
+import collections
 import itertools
 from dataclasses import replace
 
@@ -10,9 +11,9 @@ from kernelwright.gen.constraints import CONSTRAINTS, constraint, reasons_agains
 from kernelwright.gen.devices import devices, parse_arch, reference_device
 from kernelwright.gen.errors import ConfigError, InfeasibleSpec, SpecError
 from kernelwright.gen.ladder import default_schedule, ladder
-from kernelwright.gen.plan import make_plan
+from kernelwright.gen.plan import make_plan, predict_cost
 from kernelwright.gen.profile import load_profile
-from kernelwright.gen.spec import FEATURES, ForwardProblem, ForwardSchedule, Variant
+from kernelwright.gen.spec import FEATURES, OPERATIONS, ForwardProblem, ForwardSchedule, Variant
 
 BIG = Variant(
     sm=80,
@@ -143,6 +144,61 @@ def test_the_problems_of_flash2_answer_every_call_of_flash_attention_2():
             continue
         extra = {name for name, chosen in (("softcap", softcap), ("alibi", alibi), ("dropout", dropout)) if chosen}
         assert (is_varlen, frozenset(extra | {"local"})) in held
+
+
+@pytest.mark.parametrize("sm", [80, 86, 89])
+def test_a_trained_problem_gets_a_kernel_of_every_operation(sm):
+    plan = make_plan(load_profile("train"), [sm])
+    counts = collections.Counter(kernel.variant.operation for kernel in plan.kernels)
+    # Two dtypes, two head dimensions, with and without mask; kernels of rows are shared by what differs in the mask.
+    shared = {"flash_bwd_delta": 4, "flash_bwd_convert": 4}
+    assert counts == {"flash_fwd": 8, "flash_bwd": 8, "flash_bwd_dq": 8, **shared}
+    assert len({kernel.variant.name for kernel in plan.kernels}) == len(plan.kernels) and not plan.refusals
+
+
+def test_kernels_of_rows_follow_the_head_dim_that_they_work_on():
+    problem = ForwardProblem(dtype="bf16", head_dim=192, head_dim_v=128, is_local=True, has_alibi=True)
+    names = [ladder(80, problem, one)[-1].variant.name for one in ("flash_bwd_delta", "flash_bwd_convert")]
+    assert names == [
+        "flash_bwd_delta_sm80_bf16_hd128_causal0_m64_w4",
+        "flash_bwd_convert_sm80_bf16_hd192_causal0_m64_w4",
+    ]
+
+
+def test_an_operation_that_no_kernel_computes_is_named():
+    with pytest.raises(SpecError, match=r"operation must be one of flash_fwd, flash_bwd, .* got 'flash_sideways'"):
+        ladder(80, ForwardProblem(dtype="bf16", head_dim=64), "flash_sideways")
+
+
+def test_backward_is_kept_per_problem_or_asked_of_every_one(tmp_path):
+    path = tmp_path / "mixed.yaml"
+    rows = "{dtype: fp16, head_dim: 64, backward: true}, {dtype: fp16, head_dim: [64, 96], backward: false}"
+    path.write_text(f"schema: 1\nproblems: [{rows}]")
+    profile = load_profile(str(path))
+    assert [one.head_dim for one in profile.problems] == [64, 96]
+    assert {one.head_dim for one in profile.trained} == {64}
+    assert profile.restricted(None, ["bf16"]).trained == {ForwardProblem(dtype="bf16", head_dim=64)}
+    assert profile.restricted([128], None).trained == {ForwardProblem(dtype="fp16", head_dim=128)}
+    everything = profile.restricted(None, None, backward=True)
+    assert everything.trained == set(everything.problems)
+    assert load_profile("default").trained == set()
+
+
+def test_a_problem_without_backward_kernels_cannot_be_trained(tmp_path):
+    with pytest.raises(SpecError, match="a backward kernel takes head_dim and head_dim_v up to 256"):
+        load_profile("default").restricted([512], None, backward=True)
+    path = tmp_path / "wide.yaml"
+    path.write_text("schema: 1\nproblems: [{dtype: fp16, head_dim: 272, backward: true}]")
+    with pytest.raises(ConfigError, match=r"\$\.problems\[0\]: a backward kernel takes head_dim"):
+        load_profile(str(path))
+
+
+def test_no_kernel_is_predicted_to_take_more_than_four_seconds():
+    flags = [flag for flag in FEATURES.values() if flag not in ("is_causal", "is_local", "is_block_sparse")]
+    for head_dim, operation, every in itertools.product((8, 64, 128, 256), OPERATIONS, (False, True)):
+        problem = ForwardProblem(dtype="bf16", head_dim=head_dim, is_local=True, **dict.fromkeys(flags, every))
+        cost = predict_cost(ladder(86, problem, operation)[-1].variant)
+        assert 0.3 < cost.cpu_seconds < 4 and 80 < cost.peak_mib < 200 and 5 < cost.size_kib < 1000
 
 
 def test_features_are_chosen_in_place_of_the_profiles():

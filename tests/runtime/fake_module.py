@@ -14,7 +14,10 @@ from types import ModuleType
 from typing import Any
 
 from kernelwright import resource_dir
-from kernelwright.gen.binding import forward_binding
+from kernelwright.gen.binding import bindings, forward_binding
+from kernelwright.gen.ladder import ladder
+from kernelwright.gen.spec import BACKWARD_OPERATIONS, Dtype, ForwardProblem
+from kernelwright.gen.table import hand_row, kernel_entry
 
 DEVICES = {
     "a100": {"title": "NVIDIA A100-SXM4-80GB", "sm": 80, "num_sms": 108, "max_smem_bytes": 166912, "boost_mhz": 1410},
@@ -124,6 +127,25 @@ class FakeModule:
             }
         )
         return name
+
+    def add_backward(
+        self, dtype: Dtype = "fp16", head_dim: int = 64, folder: Path | None = None, **flags: bool
+    ) -> None:
+        """Add the default kernels of a problem's backward pass, with their bindings, files and rows."""
+        folder = folder or self.folder / "kernels"
+        folder.mkdir(parents=True, exist_ok=True)
+        problem = ForwardProblem(dtype=dtype, head_dim=head_dim, **flags)
+        for operation in BACKWARD_OPERATIONS:
+            self.table["operations"][operation] = json.loads(json.dumps(bindings()[operation]))
+            variant = ladder(80, problem, operation)[-1].variant
+            data = f"ptx of {variant.name}\n".encode()
+            (folder / f"{variant.name}.ptx").write_bytes(data)
+            digest = hashlib.sha256(data).hexdigest()
+            files = {"ptx": {"file": f"{variant.name}.ptx", "bytes": len(data), "sha256": digest}}
+            entry = kernel_entry(variant, registers=1, spill_bytes=0, files=files, source_digest="0" * 64)
+            if variant.name not in self.table["kernels"]:
+                self.table["rows"].append(hand_row(variant, {}))
+            self.table["kernels"][variant.name] = json.loads(json.dumps(entry))
 
     def write(self, folder: Path | None = None) -> Path:
         """Write `table.json` and return its folder."""
