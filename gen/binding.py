@@ -17,6 +17,7 @@ _V_DIMS = ["batch", "seqlen_k", "num_heads_kv", "head_dim_v"]
 _OUT_DIMS = ["batch", "seqlen_q", "num_heads_q", "head_dim_v"]
 _ROW_DIMS = ["batch", "num_heads_q", "seqlen_q"]
 _HEAD_DIMS = ["num_seqs", "num_heads_q"]
+_BIAS_DIMS = [*_HEAD_DIMS, "bias_rows", "bias_columns"]
 _LIST_DIMS = [*_HEAD_DIMS, "sparse_rows"]
 
 
@@ -101,7 +102,7 @@ def forward_binding() -> dict[str, object]:
             ],
             _optional("alibi_slopes", _HEAD_DIMS, "float32", "any"),
             _optional("sink", ["num_heads_q"], "float32"),
-            _optional("bias", [*_HEAD_DIMS, "bias_rows", "bias_columns"], "io", "any"),
+            _optional("bias", _BIAS_DIMS, "io", "any"),
             _optional("rng_state", ["words"], "int64"),
             _optional("block_counts", _LIST_DIMS, "int32", "any"),
             _optional("block_lists", [*_LIST_DIMS, "sparse_columns", "pair"], "int32", "any"),
@@ -143,16 +144,20 @@ def forward_binding() -> dict[str, object]:
 
 
 def backward_binding() -> dict[str, object]:
-    """Return the binding of `flash_bwd`: q, k, v, dout, lse, delta -> dk, dv and, when given, dq_sum.
+    """Return the binding of `flash_bwd`: q, k, v, dout, lse, delta -> dk, dv and, when given, dq_sum and dbias.
 
-    A thread block owns `block_n` keys. What it adds to `dq_sum`, in fp32 and in no fixed order, is there before: zeros.
+    A thread block owns `block_n` keys. What it adds to `dq_sum` and `dbias`, in fp32, is there before: zeros. To dq_sum
+    it adds in no fixed order; to an element of dbias once for each sequence and head that share it (by strides of 0),
+    so where none do the result is the same each time.
     """
     return _gradient_binding(
         written=[
             _tensor("dq_sum", _Q_DIMS, "update", "float32", optional=True, layout="dense"),
             _tensor("dk", _K_DIMS, "write"),
             _tensor("dv", _V_DIMS, "write"),
+            _tensor("dbias", _BIAS_DIMS, "update", "float32", optional=True, layout="any"),
         ],
+        strides={"dbias": ("batch", "head", "row")},
         blocks={"num_n_blocks": "ceil_div(max_seqlen_k, block_n)"},
         grid="ceil_div(max_seqlen_k, block_n) * num_heads_kv * num_seqs",
     )
@@ -167,7 +172,12 @@ def query_gradient_binding() -> dict[str, object]:
     )
 
 
-def _gradient_binding(written: list[dict[str, object]], blocks: Mapping[str, str], grid: str) -> dict[str, object]:
+def _gradient_binding(
+    written: list[dict[str, object]],
+    blocks: Mapping[str, str],
+    grid: str,
+    strides: Mapping[str, tuple[str, ...]] | None = None,
+) -> dict[str, object]:
     """Return a binding that recomputes scores: forward's inputs and options, dout, and the two numbers of each row."""
     scalars = [
         _scalar("softmax_scale", "f32", ["head_dim", -0.5]),
@@ -189,7 +199,7 @@ def _gradient_binding(written: list[dict[str, object]], blocks: Mapping[str, str
         *written,
         *[_optional(name, ["num_seqs"], "int32") for name in _LENGTHS],
         _optional("alibi_slopes", _HEAD_DIMS, "float32", "any"),
-        _optional("bias", [*_HEAD_DIMS, "bias_rows", "bias_columns"], "io", "any"),
+        _optional("bias", _BIAS_DIMS, "io", "any"),
         _optional("rng_state", ["words"], "int64"),
     ]
     in_rows = [str(one["name"]) for one in tensors if one["layout"] == "rows"]
@@ -210,6 +220,7 @@ def _gradient_binding(written: list[dict[str, object]], blocks: Mapping[str, str
             *[field for name in in_rows for field in _stride_fields(name, "batch", "row", "head")],
             *_stride_fields("alibi_slopes", "batch", "head"),
             *_stride_fields("bias", "batch", "head", "row"),
+            *[field for name, axes in (strides or {}).items() for field in _stride_fields(name, *axes)],
             *[_field(name, "i32", "term", name) for name in ("seqlen_q", "seqlen_k", "num_heads_q", "num_heads_kv")],
             _field("heads_per_kv", "i32", "term", _HEADS_PER_KV),
             *[_field(name, "i32", "term", term) for name, term in blocks.items()],

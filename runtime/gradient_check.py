@@ -16,13 +16,17 @@ from .inputs import Request, check
 from .problems import TORCH_DTYPES, Problem, guarded, make_inputs
 from .reference import Attended
 
-GRADIENTS = ("dq", "dk", "dv")
+GRADIENTS = ("dq", "dk", "dv", "dbias")
 TENSOR_FACTOR = 3.0  # as FlashAttention-2's own tests allow gradients over a whole tensor; rows keep the gate's 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Gradients:
-    """dq, dk and dv, and what a forward pass leaves; `magnitudes`: what a rounding of each row of a gradient is of."""
+    """The gradients by name, and what a forward pass leaves.
+
+    dbias, where there is a bias, has size 1 where one serves all sequences or heads. `magnitudes`: what a rounding of
+    each row of a gradient is of.
+    """
 
     out: torch.Tensor
     lse: torch.Tensor
@@ -94,6 +98,8 @@ def gradients(attended: Attended, dout: torch.Tensor, dtype: torch.dtype) -> Gra
     out = torch.zeros(*q.shape[:3], v.shape[3], dtype=dtype)
     lse = torch.full((q.shape[0], q.shape[2], q.shape[1]), -torch.inf, dtype=dtype)
     values = {"dq": torch.zeros_like(q), "dk": torch.zeros_like(k), "dv": torch.zeros_like(v)}
+    if "bias" in attended.extra:
+        values["dbias"] = torch.zeros(given_shape(attended.extra["bias"]), dtype=dtype)
     magnitudes = {name: torch.zeros(one.shape, dtype=dtype) for name, one in values.items()}
     for number, at_q, at_k in attended.sequences():
         given = dout[at_q].to(dtype)
@@ -127,8 +133,24 @@ def gradients(attended: Attended, dout: torch.Tensor, dtype: torch.dtype) -> Gra
         magnitudes["dk"][at_k] += (
             _by_kv_head(torch.einsum("hqk,qhd->khd", weight, leaves[0].detach().abs()), group) * scale
         )
+        if "dbias" in values:
+            _add_scores(values["dbias"], found[3], number)
+            _add_scores(magnitudes["dbias"], weight, number)
         magnitudes["dv"][at_k] += _by_kv_head(torch.einsum("hqk,qhd->khd", dropped.detach(), given.abs()), group)
     return Gradients(out=out, lse=lse, values=values, magnitudes=magnitudes)
+
+
+def given_shape(expanded: torch.Tensor) -> tuple[int, ...]:
+    """Return the shape of a tensor before it was expanded: 1 where elements are one in memory."""
+    sides = zip(expanded.shape, expanded.stride(), strict=True)
+    return tuple(1 if stride == 0 else size for size, stride in sides)
+
+
+def _add_scores(total: torch.Tensor, scores: torch.Tensor, number: int) -> None:
+    """Add what one sequence has for each score, [num_heads, rows, keys], where sequences or heads may share."""
+    if total.shape[1] == 1:
+        scores = scores.sum(0, keepdim=True)
+    total[number if total.shape[0] > 1 else 0, :, : scores.shape[1], : scores.shape[2]] += scores
 
 
 def _by_kv_head(values: torch.Tensor, group: int) -> torch.Tensor:

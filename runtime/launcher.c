@@ -1250,11 +1250,12 @@ static int read_scalars(const Operation *op, PyObject *const *args, Call *call) 
     return 1;
 }
 
-/* Whether what is written shares no byte with anything else; hulls only, so false may be a false alarm. */
+/* Whether what is written shares no byte with anything else; hulls only, so false may be a false alarm. Elements of what is
+ * added to may be one in memory. */
 static bool writes_are_apart(const Operation *op, const Call *call) {
     for (int i = 0; i < op->num_tensors; i++) {
         if (!op->tensors[i].writes || !call->present[i]) continue;
-        if (!elements_disjoint(&call->views[i])) return false;
+        if (op->tensors[i].writes == 1 && !elements_disjoint(&call->views[i])) return false;
         const char *begin = call->views[i].data, *end = begin + hull_bytes(&call->views[i]);
         for (int j = 0; j < op->num_tensors; j++) {
             if (j == i || !call->present[j]) continue;

@@ -173,8 +173,8 @@ struct ScoreGradient {
         }
     }
 
-    // dp becomes dS = P (dP - delta), and p what dV takes: what is dropped has no value, so no gradient comes from it, but its
-    // probability stays in the sum of its row.
+    // dp becomes P (dP - delta), the gradient of the scores, and p what dV takes: what is dropped has no value, so no gradient
+    // comes from it, but its probability stays in the sum of its row.
     __device__ __forceinline__ void to_gradients(float (&p)[kMTiles][kNTiles][4], float (&dp)[kMTiles][kNTiles][4], int first_row,
                                                  [[maybe_unused]] int warp_row, [[maybe_unused]] int warp_key,
                                                  [[maybe_unused]] int lane) const {

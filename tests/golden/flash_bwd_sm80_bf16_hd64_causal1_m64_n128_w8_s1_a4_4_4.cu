@@ -75,6 +75,7 @@ struct FlashBwdParams {
     float* dq_sum;
     char* dk;
     char* dv;
+    float* dbias;
     const int* q_starts;
     const int* q_ends;
     const int* k_starts;
@@ -106,6 +107,9 @@ struct FlashBwdParams {
     long long bias_batch_stride;
     long long bias_head_stride;
     long long bias_row_stride;
+    long long dbias_batch_stride;
+    long long dbias_head_stride;
+    long long dbias_row_stride;
     int seqlen_q;
     int seqlen_k;
     int num_heads_q;
@@ -204,8 +208,8 @@ struct ScoreGradient {
         }
     }
 
-    // dp becomes dS = P (dP - delta), and p what dV takes: what is dropped has no value, so no gradient comes from it, but its
-    // probability stays in the sum of its row.
+    // dp becomes P (dP - delta), the gradient of the scores, and p what dV takes: what is dropped has no value, so no gradient
+    // comes from it, but its probability stays in the sum of its row.
     __device__ __forceinline__ void to_gradients(float (&p)[kMTiles][kNTiles][4], float (&dp)[kMTiles][kNTiles][4], int first_row,
                                                  [[maybe_unused]] int warp_row, [[maybe_unused]] int warp_key,
                                                  [[maybe_unused]] int lane) const {

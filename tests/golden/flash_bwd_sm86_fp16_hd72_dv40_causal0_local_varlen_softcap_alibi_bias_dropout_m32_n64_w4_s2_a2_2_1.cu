@@ -78,6 +78,7 @@ struct FlashBwdParams {
     float* dq_sum;
     char* dk;
     char* dv;
+    float* dbias;
     const int* q_starts;
     const int* q_ends;
     const int* k_starts;
@@ -109,6 +110,9 @@ struct FlashBwdParams {
     long long bias_batch_stride;
     long long bias_head_stride;
     long long bias_row_stride;
+    long long dbias_batch_stride;
+    long long dbias_head_stride;
+    long long dbias_row_stride;
     int seqlen_q;
     int seqlen_k;
     int num_heads_q;
@@ -306,8 +310,8 @@ struct ScoreGradient {
         }
     }
 
-    // dp becomes dS = P (dP - delta), and p what dV takes: what is dropped has no value, so no gradient comes from it, but its
-    // probability stays in the sum of its row.
+    // dp becomes P (dP - delta), the gradient of the scores, and p what dV takes: what is dropped has no value, so no gradient
+    // comes from it, but its probability stays in the sum of its row.
     __device__ __forceinline__ void to_gradients(float (&p)[kMTiles][kNTiles][4], float (&dp)[kMTiles][kNTiles][4], int first_row,
                                                  [[maybe_unused]] int warp_row, [[maybe_unused]] int warp_key,
                                                  [[maybe_unused]] int lane) const {
@@ -328,14 +332,47 @@ struct ScoreGradient {
 #pragma unroll
                     for (int e = 2 * h; e < 2 * h + 2; ++e) {
                         dp[m][n][e] = p[m][n][e] * (dp[m][n][e] * keep_scale() - delta);
-                        dp[m][n][e] *= slope_of_cap[m][n][e];
                     }
                 }
             }
         }
         dropout.apply(p, warp_row, warp_key);
     }
+
+    // From the gradient of the scores to dS, that of the scaled products, which are under the cap.
+    __device__ __forceinline__ void to_products(float (&ds)[kMTiles][kNTiles][4]) const {
+#pragma unroll
+        for (int m = 0; m < kMTiles; ++m) {
+#pragma unroll
+            for (int n = 0; n < kNTiles; ++n) {
+#pragma unroll
+                for (int e = 0; e < 4; ++e) ds[m][n][e] *= slope_of_cap[m][n][e];
+            }
+        }
+    }
 };
+
+// Add the gradient of the scores to that of the bias, which is one for all sequences or heads where its stride is 0. Lanes hold
+// rows `first_row` + 16 m + 8 h and the columns from `key` on.
+__device__ __forceinline__ void add_bias_gradient(const float (&ds)[kMTiles][kNTiles][4], float* dbias, long long row_stride,
+                                                  int first_row, int key, int seqlen_q, int seqlen_k) {
+#pragma unroll
+    for (int m = 0; m < kMTiles; ++m) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+            const int row = first_row + m * 16 + h * 8;
+            if (row >= seqlen_q) continue;
+            float* to = dbias + row * row_stride + key;
+#pragma unroll
+            for (int n = 0; n < kNTiles; ++n) {
+#pragma unroll
+                for (int c = 0; c < 2; ++c) {
+                    if (key + n * 8 + c < seqlen_k) atomicAdd(to + n * 8 + c, ds[m][n][2 * h + c]);
+                }
+            }
+        }
+    }
+}
 
 // The smallest query in [0, count) of which `holds` is true, or count; it is false of those before and true of those after.
 template <class Predicate>
@@ -450,6 +487,11 @@ flash_bwd_sm86_fp16_hd72_dv40_causal0_local_varlen_softcap_alibi_bias_dropout_m3
             kw::multiply_abt<LayoutV, kHeadDimV, Element>(
                 dp, o_tile + score_row * LayoutV::kRowBytes, v_smem + score_column * LayoutV::kRowBytes, thread);
             gradient.to_gradients(s, dp, first_row, m_start + score_row, n_start + score_column, lane);
+            if (params.dbias != nullptr) {
+                float* dbias = params.dbias + batch * params.dbias_batch_stride + head * params.dbias_head_stride;
+                add_bias_gradient(dp, dbias, params.dbias_row_stride, first_row, first_key, seqlen_q, seqlen_k);
+            }
+            gradient.to_products(dp);
             kw::store_fragment<LayoutP, Element>(p_smem, s, gradient.keep_scale(), score_row + lane / 4, score_column / 8, lane);
             kw::store_fragment<LayoutP, Element>(ds_smem, dp, 1.f, score_row + lane / 4, score_column / 8, lane);
             __syncthreads();  // P and dS are complete

@@ -12,8 +12,8 @@ from kernelwright.gen.commands import emulated
 from kernelwright.gen.spec import Variant
 from kernelwright.runtime import gradient_check
 from kernelwright.runtime.binding import read_binding
-from kernelwright.runtime.gradient_check import Case
-from kernelwright.runtime.problems import Problem
+from kernelwright.runtime.gradient_check import Case, given_shape
+from kernelwright.runtime.problems import Problem, guarded
 from kernelwright.runtime.schema import Node
 
 
@@ -33,13 +33,17 @@ def scalars_of(case: Case, variant: Variant) -> dict[str, float]:
     return case.scalars([str(one["name"]) for one in bindings()[variant.operation]["scalars"]])  # type: ignore[attr-defined]
 
 
-def run(module: Module, variant: Variant, case: Case, *, with_dq: bool = True, **options: Any) -> emulated.Outcome:
-    """Launch a backward kernel; what `flash_bwd` adds to dq_sum, if asked for, is among the outputs as dq."""
+def run(
+    module: Module, variant: Variant, case: Case, *, with_dq: bool = True, with_dbias: bool = True, **options: Any
+) -> emulated.Outcome:
+    """Launch a backward kernel; what `flash_bwd` adds to dq_sum and dbias, if asked for, is among the outputs."""
     inputs = inputs_of(case, variant)
+    added: dict[str, torch.Tensor] = {}
     if variant.operation == "flash_bwd" and with_dq:
-        inputs["dq_sum"] = torch.zeros(case.request.q.shape)
+        inputs["dq_sum"] = added["dq"] = torch.zeros(case.request.q.shape)
+    if variant.operation == "flash_bwd" and with_dbias and "bias" in inputs:
+        shape = given_shape(inputs["bias"])
+        added["dbias"] = guarded(shape, torch.float32, torch.device("cpu")).tensor.zero_()
+        inputs["dbias"] = added["dbias"].expand(inputs["bias"].shape)
     done = emulated.launch(module, emulated.Kernel.of(variant), inputs, scalars_of(case, variant), **options)
-    outputs = dict(done.outputs)
-    if "dq_sum" in inputs:
-        outputs["dq"] = inputs["dq_sum"]
-    return emulated.Outcome(outputs=outputs, report=done.report)
+    return emulated.Outcome(outputs={**done.outputs, **added}, report=done.report)

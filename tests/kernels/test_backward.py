@@ -81,7 +81,8 @@ def checked(build, seed: int, problems: int) -> tuple[list[str], int, set]:
         for index, problem in enumerate(problems_for(asdict(variant.problem), tile, problems, seed + count)):
             case = make_case(problem, block_n=variant.schedule.block_n, seed=seed + index)
             outputs = run(module, variant, case).outputs
-            assert set(outputs) == ({"dq", "dk", "dv"} if variant.operation == "flash_bwd" else {"dq"})
+            added = {"dk", "dv", *(["dbias"] if problem.bias else [])} if variant.operation == "flash_bwd" else set()
+            assert set(outputs) == {"dq", *added}
             wrong += [f"{variant.name}: {one}" for one in faults(outputs, case)]
             count += 1
         module.unload()
@@ -230,6 +231,49 @@ def test_without_a_sum_of_dq_nothing_is_added_and_dk_and_dv_are_the_same(build):
     assert set(without.outputs) == {"dk", "dv"}
     assert all(torch.equal(with_dq.outputs[name], without.outputs[name]) for name in ("dk", "dv"))
     assert with_dq.report.counters["mma_flops"] * 4 == without.report.counters["mma_flops"] * 5
+
+
+BIASED = variant_of(
+    ForwardProblem(dtype="fp16", head_dim=40, is_varlen=True, is_local=True, has_bias=True, has_softcap=True),
+    *(32, 32, 4, 2),
+    warps=(2, 2, 2),
+)
+
+
+@pytest.mark.parametrize("shared", ["batch", "heads", "all"])
+def test_the_gradient_of_a_bias_is_added_where_the_bias_was_read(build, shared):
+    """By strides of 0 of those that share it; where nobody does, each element has one writer and repeats."""
+    [kernel] = build([BIASED])
+    module, case = load(kernel.ptx.decode()), make_case(telling(BIASED, bias=shared, softcap=5.0))
+    shape = {"batch": (3, 2), "heads": (1, 2), "all": (1, 1)}[shared]
+    found = [run(module, BIASED, case, seed=seed) for seed in (1, 2)]
+    assert all(faults(one.outputs, case) == [] for one in found)
+    dbias = [one.outputs["dbias"] for one in found]
+    assert dbias[0].shape[:2] == shape and dbias[0].abs().max() > 0
+    assert shared != "batch" or torch.equal(*dbias)
+    assert all(torch.equal(found[0].outputs[name], found[1].outputs[name]) for name in ("dk", "dv"))
+
+
+def test_the_gradient_of_a_bias_is_added_to_what_is_there_and_to_nothing_beside_it(build):
+    [kernel] = build([BIASED])
+    case = make_case(telling(BIASED, bias="batch", softcap=5.0))
+    inputs = inputs_of(case, BIASED)
+    batch, heads, queries, keys = inputs["bias"].shape
+    held = guarded((heads, batch, queries, keys), torch.float32, torch.device("cpu"))  # any strides
+    dbias = held.tensor.fill_(64.0).transpose(0, 1)
+    emulated.launch(
+        load(kernel.ptx.decode()), emulated.Kernel.of(BIASED), {**inputs, "dbias": dbias}, scalars_of(case, BIASED)
+    )
+    assert (dbias - 64.0 - case.reference.values["dbias"]).abs().max() < 1e-3
+    assert held.is_intact()
+
+
+def test_without_a_gradient_of_the_bias_the_others_are_the_same(build):
+    [kernel] = build([BIASED])
+    module, case = load(kernel.ptx.decode()), make_case(telling(BIASED, bias="heads", softcap=5.0))
+    done = [run(module, BIASED, case, with_dq=False, with_dbias=one) for one in (True, False)]
+    assert all(torch.equal(done[0].outputs[name], done[1].outputs[name]) for name in ("dk", "dv"))
+    assert done[1].report.counters["atomics"] == 0 < done[0].report.counters["atomics"]
 
 
 def visited(mask: torch.Tensor, variant: Variant) -> int:

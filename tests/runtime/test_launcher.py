@@ -282,6 +282,18 @@ def test_sizes_of_one_have_no_stride_and_inputs_may_be_expanded(rig):
     assert rig.stand_in.parameters["k_batch_stride"] == rig.stand_in.parameters["k_head_stride"] == 0
 
 
+def test_what_is_added_to_may_be_expanded_but_not_overlap_another(extension, rig):
+    """As the gradient of a bias that heads share."""
+    tensors = [{**one, "access": "update"} if one["name"] == "out" else one for one in BINDING["tensors"]]
+    lowered = lower(read_binding(node({**BINDING, "tensors": tensors})))
+    rig.operation = extension.Operation(**{one.name: getattr(lowered, one.name) for one in fields(lowered)})
+    rig.operation.add_device(CUDA, 0, (rig.row(rig.kernels[0]),))
+    rig.stand_in.expect()
+    assert rig.launch(("out", {"strides": (0, 256, 64, 1)}))
+    assert rig.stand_in.parameters["out_batch_stride"] == 0
+    assert rig.launch(("out", {"data": 0x10000000 + 512})) is False
+
+
 @pytest.mark.parametrize("values", [(), ((1, 2),), ("x",) * 8, (1,) * 8])
 def test_wrong_arguments_raise_or_return_false(rig, values):
     if len(values) == 8:

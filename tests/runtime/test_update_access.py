@@ -14,7 +14,7 @@ def test_an_updated_tensor_is_written_and_read():
     found = read_binding(Node(value=bindings()["flash_bwd"], path="$", file="table.json"))
     uses = {tensor.name: lowered[2] for tensor, lowered in zip(found.tensors, lower(found).tensors, strict=True)}
     assert uses["q"] == 0 and uses["dk"] == 1 and uses["dq_sum"] == 2
-    assert {tensor.name for tensor in found.tensors if tensor.is_written} == {"dq_sum", "dk", "dv"}
+    assert {tensor.name for tensor in found.tensors if tensor.is_written} == {"dq_sum", "dk", "dv", "dbias"}
 
 
 def test_another_access_is_refused():
