@@ -52,7 +52,22 @@ def _stride_fields(tensor: str, *axes: str) -> list[dict[str, object]]:
 
 
 _LENGTHS = ("q_starts", "q_ends", "k_starts", "k_ends", "seqused_k")
-_FLAGS = ["is_causal", "is_local", "is_varlen", "has_softcap", "has_alibi", "has_bias", "has_dropout"]
+_FLAGS = [
+    *["is_causal", "is_local", "is_varlen", "has_softcap", "has_alibi", "has_bias", "has_dropout"],
+    "is_block_sparse",
+]
+_BLOCK_SIZES = ["sparse_rows", "sparse_columns", "pair", "bit_blocks", "bit_rows", "bit_words"]
+_BLOCK_TENSORS = [
+    _optional("block_counts", _LIST_DIMS, "int32", "any"),
+    _optional("block_lists", [*_LIST_DIMS, "sparse_columns", "pair"], "int32", "any"),
+    _optional("block_bits", ["bit_blocks", "bit_rows", "bit_words"], "int32"),
+]
+_BLOCK_SCALARS = [_scalar("sparse_block_q", "i32", 1), _scalar("sparse_block_k", "i32", 1)]
+_BLOCK_STRIDES = [
+    *_stride_fields("block_counts", "batch", "head"),
+    *_stride_fields("block_lists", "batch", "head", "row"),
+]
+"""A mask's lists: for each block of queries those of keys, and for flash_bwd for each block of keys those of queries."""
 
 
 def forward_binding() -> dict[str, object]:
@@ -71,23 +86,12 @@ def forward_binding() -> dict[str, object]:
         _scalar("keep_threshold", "i32", 255),
         _scalar("keep_scale", "f32", 1),
         _scalar("max_seqlen_q", "i32", ["seqlen_q", 1]),
-        _scalar("sparse_block_q", "i32", 1),
-        _scalar("sparse_block_k", "i32", 1),
+        *_BLOCK_SCALARS,
     ]
     return {
         "sizes": [
             *["batch", "seqlen_q", "seqlen_k", "num_heads_q", "num_heads_kv", "head_dim", "head_dim_v", "num_seqs"],
-            *[
-                "bias_rows",
-                "bias_columns",
-                "words",
-                "sparse_rows",
-                "sparse_columns",
-                "pair",
-                "bit_blocks",
-                "bit_rows",
-                "bit_words",
-            ],
+            *["bias_rows", "bias_columns", "words", *_BLOCK_SIZES],
         ],
         "size_defaults": {"num_seqs": "batch"},
         "tensors": [
@@ -104,16 +108,11 @@ def forward_binding() -> dict[str, object]:
             _optional("sink", ["num_heads_q"], "float32"),
             _optional("bias", _BIAS_DIMS, "io", "any"),
             _optional("rng_state", ["words"], "int64"),
-            _optional("block_counts", _LIST_DIMS, "int32", "any"),
-            _optional("block_lists", [*_LIST_DIMS, "sparse_columns", "pair"], "int32", "any"),
-            _optional("block_bits", ["bit_blocks", "bit_rows", "bit_words"], "int32"),
+            *_BLOCK_TENSORS,
         ],
         "divides": [["num_heads_kv", "num_heads_q"]],
         "scalars": scalars,
-        "flags": [
-            *["is_causal", "is_local", "is_varlen", "has_softcap", "has_alibi", "has_bias", "has_dropout"],
-            "is_block_sparse",
-        ],
+        "flags": _FLAGS,
         "fixed": ["head_dim", "head_dim_v"],
         "visibility": visibilities(),
         "fields": [
@@ -127,8 +126,7 @@ def forward_binding() -> dict[str, object]:
             *[field for name in ("q", "k", "v", "out") for field in _stride_fields(name, "batch", "row", "head")],
             *_stride_fields("alibi_slopes", "batch", "head"),
             *_stride_fields("bias", "batch", "head", "row"),
-            *_stride_fields("block_counts", "batch", "head"),
-            *_stride_fields("block_lists", "batch", "head", "row"),
+            *_BLOCK_STRIDES,
             *[_field(name, "i32", "term", name) for name in ("seqlen_q", "seqlen_k", "num_heads_q", "num_heads_kv")],
             _field("heads_per_kv", "i32", "term", _HEADS_PER_KV),
             _field("num_seqs", "i32", "term", "num_seqs"),
@@ -189,6 +187,7 @@ def _gradient_binding(
         _scalar("keep_scale", "f32", 1),
         _scalar("max_seqlen_q", "i32", ["seqlen_q", 1]),
         _scalar("max_seqlen_k", "i32", ["seqlen_k", 1]),
+        *_BLOCK_SCALARS,
     ]
     tensors = [
         _tensor("q", _Q_DIMS, "read"),
@@ -201,12 +200,13 @@ def _gradient_binding(
         _optional("alibi_slopes", _HEAD_DIMS, "float32", "any"),
         _optional("bias", _BIAS_DIMS, "io", "any"),
         _optional("rng_state", ["words"], "int64"),
+        *_BLOCK_TENSORS,
     ]
     in_rows = [str(one["name"]) for one in tensors if one["layout"] == "rows"]
     return {
         "sizes": [
             *["batch", "seqlen_q", "seqlen_k", "num_heads_q", "num_heads_kv", "head_dim", "head_dim_v", "num_seqs"],
-            *["bias_rows", "bias_columns", "words"],
+            *["bias_rows", "bias_columns", "words", *_BLOCK_SIZES],
         ],
         "size_defaults": {"num_seqs": "batch"},
         "tensors": tensors,
@@ -221,6 +221,7 @@ def _gradient_binding(
             *_stride_fields("alibi_slopes", "batch", "head"),
             *_stride_fields("bias", "batch", "head", "row"),
             *[field for name, axes in (strides or {}).items() for field in _stride_fields(name, *axes)],
+            *_BLOCK_STRIDES,
             *[_field(name, "i32", "term", name) for name in ("seqlen_q", "seqlen_k", "num_heads_q", "num_heads_kv")],
             _field("heads_per_kv", "i32", "term", _HEADS_PER_KV),
             *[_field(name, "i32", "term", term) for name, term in blocks.items()],

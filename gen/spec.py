@@ -396,8 +396,6 @@ def backward_fault(problem: ForwardProblem) -> str | None:
     """Return why there is no backward kernel of a problem, None where there is."""
     if max(problem.head_dim, problem.head_dim_v) > MAX_SLICE:
         return f"a backward kernel takes head_dim and head_dim_v up to {MAX_SLICE}"
-    if problem.is_block_sparse:
-        return "no backward kernel for block-sparse masks yet"
     return None
 
 

@@ -6,7 +6,7 @@ Source: FlashAttention (Dao et al. 2022), Section 3.3, block-sparse attention, w
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -15,6 +15,27 @@ from .errors import InputTypeError, UnsupportedInputError
 BITS = 32  # keys in a word of a partial block's bits
 
 MaskFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class BlockLists:
+    """The blocks that are visited, as kernels read them: of keys for each block of queries, or the other way round.
+
+    Attributes:
+        counts: int32 [batch, num_heads, rows], how many are visited; batch and num_heads may be 1 for all.
+        lists: int32 [batch, num_heads, rows, columns, 2]: in ascending order the block, and the number of its bits,
+            or -1 where all of it is visible; entries from `counts` on mean nothing.
+    """
+
+    counts: torch.Tensor
+    lists: torch.Tensor
+
+    def tensors(self, batch: int, num_heads: int) -> dict[str, torch.Tensor]:
+        """Return them by the names of a binding, for so many sequences and heads."""
+        return {
+            "block_counts": self.counts.expand(batch, num_heads, -1),
+            "block_lists": self.lists.expand(batch, num_heads, -1, -1, -1),
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,6 +58,9 @@ class BlockMask:
     block_k: int
     seqlen_q: int
     seqlen_k: int
+    _by_keys: dict[int, BlockLists] = field(
+        default_factory=dict, init=False, repr=False
+    )  # by the stream that made them
 
     @classmethod
     def from_dense(cls, mask: torch.Tensor, block_q: int = 128, block_k: int = 128) -> BlockMask:
@@ -134,8 +158,7 @@ class BlockMask:
     ) -> BlockMask:
         is_partial = is_some & ~is_all
         number = torch.where(is_partial, is_partial.flatten().cumsum(0).view(is_partial.shape) - 1, -1)
-        order = torch.argsort((~is_some).to(torch.uint8), dim=-1, stable=True)  # visited blocks first, ascending
-        lists = torch.stack([order, number.gather(-1, order)], dim=-1).to(torch.int32)
+        by_queries = _lists_of(is_some, number)
         blocks = partial_blocks(is_partial)
         words = blocks.reshape(*blocks.shape[:2], block_k // BITS, BITS).to(torch.int64)
         bits = (words << torch.arange(BITS, device=words.device)).sum(-1)
@@ -143,14 +166,41 @@ class BlockMask:
             bits = torch.zeros(1, block_q, block_k // BITS, dtype=torch.int64, device=words.device)
         signed = torch.where(bits >= 2**31, bits - 2**32, bits).to(torch.int32)
         return cls(
-            counts=is_some.sum(-1).to(torch.int32),
-            lists=lists.contiguous(),
+            counts=by_queries.counts,
+            lists=by_queries.lists,
             bits=signed.contiguous(),
             block_q=block_q,
             block_k=block_k,
             seqlen_q=seqlen_q,
             seqlen_k=seqlen_k,
         )
+
+    def by_queries(self) -> BlockLists:
+        """Return the blocks of keys that each block of queries visits."""
+        return BlockLists(counts=self.counts, lists=self.lists)
+
+    def by_keys(self) -> BlockLists:
+        """Return the blocks of queries that each block of keys visits, [batch, num_heads, k_blocks, q_blocks].
+
+        The numbers are of the same bits, whose rows stay queries. Made once for a mask and a stream, without waiting
+        for a GPU; what is made while a stream is captured holds nothing before the graph runs, so it is not kept.
+        """
+        is_cuda = self.lists.is_cuda
+        stream = torch.cuda.current_stream(self.lists.device).cuda_stream if is_cuda else 0
+        if stream in self._by_keys:
+            return self._by_keys[stream]
+        device, num_k_blocks = self.lists.device, self.lists.shape[3]
+        held = torch.arange(num_k_blocks, device=device) < self.counts[..., None]
+        place, number = (self.lists[..., index].to(torch.int64) for index in (0, 1))
+        # Two more than the number, -1 of whole blocks included, so that 0 stands for blocks that are not visited.
+        numbers = torch.zeros_like(number).scatter_reduce_(
+            3, torch.where(held, place, 0), torch.where(held, number + 2, 0), "amax"
+        )
+        turned = numbers.transpose(2, 3)
+        made = _lists_of(turned > 0, turned - 2)
+        if not (is_cuda and torch.cuda.is_current_stream_capturing()):
+            self._by_keys[stream] = made
+        return made
 
     @property
     def density(self) -> float:
@@ -180,6 +230,13 @@ class BlockMask:
         dense = torch.zeros_like(blocks).scatter_(3, place, blocks)
         dense = dense.transpose(3, 4).reshape(batch, heads, q_blocks * self.block_q, k_blocks * self.block_k)
         return dense[:, :, : self.seqlen_q, : self.seqlen_k]
+
+
+def _lists_of(is_some: torch.Tensor, number: torch.Tensor) -> BlockLists:
+    """Lists of the blocks that are visited and their numbers, from whole rows of blocks."""
+    order = torch.argsort((~is_some).to(torch.uint8), dim=-1, stable=True)  # visited blocks first, ascending
+    lists = torch.stack([order, number.gather(-1, order)], dim=-1).to(torch.int32)
+    return BlockLists(counts=is_some.sum(-1).to(torch.int32), lists=lists.contiguous())
 
 
 def _check_blocks(block_q: int, block_k: int) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from .binding import Visibility
+from .block_mask import BlockMask
 from .gate import ATOL, FACTOR, UNIT_ROUNDOFF
 from .inputs import Request, check
 from .problems import TORCH_DTYPES, Problem, guarded, make_inputs
@@ -40,6 +41,7 @@ class Case:
 
     problem: Problem
     request: Request
+    block_mask: BlockMask | None
     dout: torch.Tensor
     reference: Gradients
     plain: Gradients
@@ -47,7 +49,7 @@ class Case:
     def inputs(self, names: Collection[str]) -> dict[str, torch.Tensor]:
         """Return those of the tensors that a backward kernel reads which are named in its binding.
 
-        delta is what its own kernel makes of the rounded result.
+        delta is what its own kernel makes of the rounded result. A block mask's lists are by keys for what writes dk.
         """
         request, device = self.request, self.request.q.device
         delta = (self.reference.out.to(request.q.dtype).float() * self.dout.cpu().float()).sum(-1).mT.contiguous()
@@ -56,6 +58,8 @@ class Case:
             **request.lowered.tensors,
             **{"lse": self.reference.lse.float().contiguous().to(device), "delta": delta.to(device)},
         }
+        if self.block_mask is not None and "dk" in names:
+            every |= self.block_mask.by_keys().tensors(request.shape.num_seqs, request.shape.num_heads_q)
         return {name: tensor for name, tensor in every.items() if name in names}
 
     def scalars(self, names: Collection[str]) -> dict[str, float]:
@@ -85,6 +89,7 @@ def make_case(
     return Case(
         problem=problem,
         request=request,
+        block_mask=made.options.block_mask,
         dout=held,
         reference=gradients(attended, given, torch.float64),
         plain=gradients(attended, given, request.q.dtype),

@@ -320,8 +320,4 @@ def _blocks(mask: BlockMask, shape: CallShape) -> dict[str, torch.Tensor]:
         )
     for name in ("counts", "lists", "bits"):
         _tensor(f"block_mask.{name}", getattr(mask, name), shape)
-    return {
-        "block_counts": mask.counts.expand(shape.num_seqs, shape.num_heads_q, -1),
-        "block_lists": mask.lists.expand(shape.num_seqs, shape.num_heads_q, -1, -1, -1),
-        "block_bits": mask.bits,
-    }
+    return {**mask.by_queries().tensors(shape.num_seqs, shape.num_heads_q), "block_bits": mask.bits}

@@ -38,7 +38,7 @@ ODD = Variant(
         dtype="fp16",
         head_dim=72,
         head_dim_v=40,
-        **{flag: True for flag in FEATURES.values() if flag not in ("is_causal", "is_block_sparse")},
+        **{flag: True for flag in FEATURES.values() if flag != "is_causal"},
     ),
     schedule=replace(
         SCHEDULE, block_m=32, block_n=64, num_warps=4, num_stages=2, warps_scores=2, warps_kv=2, warps_q=1
@@ -131,8 +131,6 @@ def test_a_row_schedule_of_no_gpu_is_refused(change):
 
 @pytest.mark.parametrize("variant", [BACKWARD, DQ], ids=lambda v: v.operation)
 def test_what_has_no_backward_kernel_is_refused(variant):
-    with pytest.raises(SpecError, match="no backward kernel for block-sparse masks yet"):
-        replace(variant, problem=replace(PROBLEM, is_block_sparse=True))
     with pytest.raises(SpecError, match="head_dim and head_dim_v up to 256"):
         replace(variant, problem=replace(PROBLEM, head_dim=264, head_dim_v=272))
 
@@ -197,10 +195,9 @@ def test_every_problem_field_changes_the_name_and_the_code(variant):
     changes = {"dtype": "fp16", "head_dim": 48, "head_dim_v": 48, **dict.fromkeys(FEATURES.values(), True)}
     assert set(changes) == set(asdict(PROBLEM))
     for field, other in changes.items():
-        if field != "is_block_sparse":
-            changed = replace(plain, problem=replace(plain.problem, **{field: other}))
-            assert changed.name != plain.name
-            assert body(render(changed)) != body(render(plain)), field
+        changed = replace(plain, problem=replace(plain.problem, **{field: other}))
+        assert changed.name != plain.name
+        assert body(render(changed)) != body(render(plain)), field
 
 
 def test_the_layout_of_p_has_rows_of_keys():
@@ -212,7 +209,7 @@ def test_the_layout_of_p_has_rows_of_keys():
 def test_an_updated_tensor_is_a_pointer_that_is_written():
     members = {one.name: one.ctype for one in struct_fields(bindings()["flash_bwd"])}
     assert members["dq_sum"] == "float*" and members["lse"] == "const float*" and members["dk"] == "char*"
-    assert "block_lists" not in members
+    assert members["dbias"] == "float*" and members["block_lists"] == "const int*"
 
 
 @pytest.mark.parametrize("variant", EVERY, ids=lambda v: v.operation)

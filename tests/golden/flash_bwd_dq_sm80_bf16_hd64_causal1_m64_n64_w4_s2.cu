@@ -55,6 +55,9 @@ struct FlashBwdDqParams {
     const float* alibi_slopes;
     const char* bias;
     const long long* rng_state;
+    const int* block_counts;
+    const int* block_lists;
+    const int* block_bits;
     long long q_batch_stride;
     long long q_row_stride;
     long long q_head_stride;
@@ -75,6 +78,11 @@ struct FlashBwdDqParams {
     long long bias_batch_stride;
     long long bias_head_stride;
     long long bias_row_stride;
+    long long block_counts_batch_stride;
+    long long block_counts_head_stride;
+    long long block_lists_batch_stride;
+    long long block_lists_head_stride;
+    long long block_lists_row_stride;
     int seqlen_q;
     int seqlen_k;
     int num_heads_q;
@@ -88,6 +96,8 @@ struct FlashBwdDqParams {
     int attention_chunk;
     int keep_threshold;
     float keep_scale;
+    int sparse_block_q;
+    int sparse_block_k;
 };
 
 // Which keys a query sees: [first_key, end_key), none where that is empty. Both bounds never fall as `query` grows.
@@ -149,12 +159,16 @@ struct ScoreGradient {
     // What a kept probability is multiplied with.
     __device__ __forceinline__ float keep_scale() const { return 1.f; }
 
-    // P = exp(score - lse); rows behind the last query and rows that see nothing have none.
-    __device__ __forceinline__ void to_probabilities(float (&s)[kMTiles][kNTiles][4], int first_row, int first_key) {
+    // P = exp(score - lse); rows behind the last query and rows that see nothing have none. `bits`: number of those of the
+    // tile's block in a block mask, or -1.
+    __device__ __forceinline__ void to_probabilities(float (&s)[kMTiles][kNTiles][4], int first_row, int first_key,
+                                                     [[maybe_unused]] int bits) {
         Rows rows;
         rows.heads = 1;
         const float scale_log2 = params.softmax_scale * kw::kLog2e;
-        if constexpr (kMasked) apply_mask(s, visibility, rows, first_row, first_key);
+        if constexpr (kMasked) {
+            apply_mask(s, visibility, rows, first_row, first_key);
+        }
 #pragma unroll
         for (int m = 0; m < kMTiles; ++m) {
 #pragma unroll
@@ -196,6 +210,15 @@ struct ScoreGradient {
     }
 };
 
+// The tiles of keys from `tile` to before `end`, each seen as far as its query sees.
+struct TileRun {
+    int tile, end;
+    static constexpr int bits = -1;
+
+    __device__ __forceinline__ bool is_over() const { return tile >= end; }
+    __device__ __forceinline__ void next() { ++tile; }
+};
+
 extern "C" __global__ void __launch_bounds__(kNumThreads, 1)
 flash_bwd_dq_sm80_bf16_hd64_causal1_m64_n64_w4_s2(const __grid_constant__ FlashBwdDqParams params) {
     extern __shared__ __align__(128) unsigned char smem[];
@@ -232,11 +255,12 @@ flash_bwd_dq_sm80_bf16_hd64_causal1_m64_n64_w4_s2(const __grid_constant__ FlashB
     const unsigned kv_smem = o_smem + kOBytes;  // kNumStages tiles of K and V, in turn
 
     const int warp_row = warp * kMTiles * 16;
+    TileRun walk{n_begin, n_end};  // of the tiles loaded
 
     float dq[kMTiles][kQColumns][4];
     kw::set_zero(dq);
 
-    if (n_begin < n_end) {
+    if (!walk.is_over()) {
         const long long q_first = entry * params.q_batch_stride + (q_begin + m_start) * params.q_row_stride + head * params.q_head_stride;
         const long long o_first = entry * params.dout_batch_stride + (q_begin + m_start) * params.dout_row_stride + head * params.dout_head_stride;
         copier.template copy<kBlockM, true>(q_smem, params.q + 2 * (q_first + copier.row * params.q_row_stride) + copier.col * 16,
@@ -253,19 +277,21 @@ flash_bwd_dq_sm80_bf16_hd64_causal1_m64_n64_w4_s2(const __grid_constant__ FlashB
             copier_v.template copy<kBlockN, true>(to + kKBytes, params.v + 2 * (v_first + copier_v.row * params.v_row_stride) + copier_v.col * 16,
                                                   params.v_row_stride * 2, seqlen_k - n_start);
         };
-        load_keys(n_begin, 0);
+        load_keys(walk.tile, 0);
         kw::cp_async_commit();
 
         const long long row_base = (static_cast<long long>(entry) * params.num_heads_q + head) * params.seqlen_q + q_begin;
-        const auto step = [&](int n_block, auto masked) {
+        int stage = 0;
+        // The tile n_block, which walk has left; `bits`: number of its block's bits, or -1.
+        const auto step = [&](int n_block, int bits, auto masked) {
             constexpr bool kMasked = decltype(masked)::value;
-            const int stage = kNumStages == 1 ? 0 : (n_block - n_begin) % kNumStages;
             const unsigned k_tile = kv_smem + stage * (kKBytes + kVBytes);
             const unsigned v_tile = k_tile + kKBytes;
             kw::cp_async_wait<0>();
             __syncthreads();  // K and V are complete, and no thread still reads the tile before them
             if constexpr (kNumStages > 1) {
-                if (n_block + 1 < n_end) load_keys(n_block + 1, (n_block + 1 - n_begin) % kNumStages);
+                stage = 1 - stage;
+                if (!walk.is_over()) load_keys(walk.tile, stage);
                 kw::cp_async_commit();
             }
             const int n_start = n_block * kBlockN;
@@ -276,7 +302,7 @@ flash_bwd_dq_sm80_bf16_hd64_causal1_m64_n64_w4_s2(const __grid_constant__ FlashB
                 s, q_smem + warp_row * LayoutQK::kRowBytes, k_tile, thread);
             const int first_row = m_start + warp_row + lane / 4;
             ScoreGradient<kMasked> gradient(params, visibility, seqlen_q, batch, head, row_base);
-            gradient.to_probabilities(s, first_row, n_start + (lane % 4) * 2);
+            gradient.to_probabilities(s, first_row, n_start + (lane % 4) * 2, bits);
             float dp[kMTiles][kNTiles][4];
             kw::set_zero(dp);
             kw::multiply_abt<LayoutV, kHeadDimV, Element>(
@@ -285,15 +311,17 @@ flash_bwd_dq_sm80_bf16_hd64_causal1_m64_n64_w4_s2(const __grid_constant__ FlashB
             kw::multiply_fragment_b<LayoutQK, Element>(dq, dp, k_tile, thread);
             if constexpr (kNumStages == 1) {
                 __syncthreads();  // no thread still reads K and V
-                if (n_block + 1 < n_end) load_keys(n_block + 1, 0);
+                if (!walk.is_over()) load_keys(walk.tile, 0);
                 kw::cp_async_commit();
             }
         };
-        for (int n_block = n_begin; n_block < n_end; ++n_block) {
-            const int n_start = n_block * kBlockN;
+        while (!walk.is_over()) {
+            const int n_start = walk.tile * kBlockN;
             const bool is_whole = n_start + kBlockN <= visibility.end_key(m_start) && visibility.first_key(last_query) <= n_start;
-            if (is_whole) step(n_block, kw::Bool<false>{});
-            else step(n_block, kw::Bool<true>{});
+            const int n_block = walk.tile, bits = walk.bits;
+            walk.next();
+            if (is_whole && bits < 0) step(n_block, bits, kw::Bool<false>{});
+            else step(n_block, bits, kw::Bool<true>{});
         }
     }
 

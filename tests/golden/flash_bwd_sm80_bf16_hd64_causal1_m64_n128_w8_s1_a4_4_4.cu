@@ -84,6 +84,9 @@ struct FlashBwdParams {
     const float* alibi_slopes;
     const char* bias;
     const long long* rng_state;
+    const int* block_counts;
+    const int* block_lists;
+    const int* block_bits;
     long long q_batch_stride;
     long long q_row_stride;
     long long q_head_stride;
@@ -110,6 +113,11 @@ struct FlashBwdParams {
     long long dbias_batch_stride;
     long long dbias_head_stride;
     long long dbias_row_stride;
+    long long block_counts_batch_stride;
+    long long block_counts_head_stride;
+    long long block_lists_batch_stride;
+    long long block_lists_head_stride;
+    long long block_lists_row_stride;
     int seqlen_q;
     int seqlen_k;
     int num_heads_q;
@@ -123,6 +131,8 @@ struct FlashBwdParams {
     int attention_chunk;
     int keep_threshold;
     float keep_scale;
+    int sparse_block_q;
+    int sparse_block_k;
 };
 
 // Which keys a query sees: [first_key, end_key), none where that is empty. Both bounds never fall as `query` grows.
@@ -184,12 +194,16 @@ struct ScoreGradient {
     // What a kept probability is multiplied with.
     __device__ __forceinline__ float keep_scale() const { return 1.f; }
 
-    // P = exp(score - lse); rows behind the last query and rows that see nothing have none.
-    __device__ __forceinline__ void to_probabilities(float (&s)[kMTiles][kNTiles][4], int first_row, int first_key) {
+    // P = exp(score - lse); rows behind the last query and rows that see nothing have none. `bits`: number of those of the
+    // tile's block in a block mask, or -1.
+    __device__ __forceinline__ void to_probabilities(float (&s)[kMTiles][kNTiles][4], int first_row, int first_key,
+                                                     [[maybe_unused]] int bits) {
         Rows rows;
         rows.heads = 1;
         const float scale_log2 = params.softmax_scale * kw::kLog2e;
-        if constexpr (kMasked) apply_mask(s, visibility, rows, first_row, first_key);
+        if constexpr (kMasked) {
+            apply_mask(s, visibility, rows, first_row, first_key);
+        }
 #pragma unroll
         for (int m = 0; m < kMTiles; ++m) {
 #pragma unroll
@@ -243,6 +257,24 @@ __device__ __forceinline__ int first_query_with(int count, Predicate holds) {
     return low;
 }
 
+// The tiles of queries that a block of keys visits: of each query head in turn, those from first_tile to before end_tile.
+struct QueryTiles {
+    int head, head_end, first_tile, end_tile, tile;
+
+    __device__ __forceinline__ QueryTiles(const FlashBwdParams& params, int, int head_kv, int, int first_tile, int end_tile)
+        : head(head_kv * params.heads_per_kv), head_end(head + (first_tile < end_tile ? params.heads_per_kv : 0)),
+          first_tile(first_tile), end_tile(end_tile), tile(first_tile) {}
+    __device__ __forceinline__ void next() {
+        if (++tile == end_tile) {
+            tile = first_tile;
+            ++head;
+        }
+    }
+    __device__ __forceinline__ bool is_over() const { return head == head_end; }
+    __device__ __forceinline__ int m_block() const { return tile; }
+    __device__ __forceinline__ int bits() const { return -1; }
+};
+
 extern "C" __global__ void __launch_bounds__(kNumThreads, 1)
 flash_bwd_sm80_bf16_hd64_causal1_m64_n128_w8_s1_a4_4_4(const __grid_constant__ FlashBwdParams params) {
     extern __shared__ __align__(128) unsigned char smem[];
@@ -272,7 +304,7 @@ flash_bwd_sm80_bf16_hd64_causal1_m64_n128_w8_s1_a4_4_4(const __grid_constant__ F
     const int first_past = first_query_with(seqlen_q, [&](int query) { return visibility.first_key(query) >= n_stop; });
     const int m_begin = first_seeing / kBlockM;
     const int m_end = n_start < seqlen_k ? (first_past + kBlockM - 1) / kBlockM : 0;
-    const int m_tiles = max(0, m_end - m_begin);  // of each query head
+    QueryTiles tiles(params, batch, head_kv, n_start, m_begin, m_end);  // to be loaded
 
     const int thread = threadIdx.x;
     const int warp = thread / 32;
@@ -289,16 +321,14 @@ flash_bwd_sm80_bf16_hd64_causal1_m64_n128_w8_s1_a4_4_4(const __grid_constant__ F
     kw::set_zero(dk);
     kw::set_zero(dv);
 
-    const int num_tiles = m_tiles * params.heads_per_kv;
-    if (num_tiles > 0) {
+    if (!tiles.is_over()) {
         copier.template copy<kBlockN, true>(k_smem, params.k + 2 * (k_first + (n_start + copier.row) * params.k_row_stride) + copier.col * 16,
                                             params.k_row_stride * 2, seqlen_k - n_start);
         copier_v.template copy<kBlockN, true>(v_smem, params.v + 2 * (v_first + (n_start + copier_v.row) * params.v_row_stride) + copier_v.col * 16,
                                               params.v_row_stride * 2, seqlen_k - n_start);
-        // Tile t is m_begin + t % m_tiles of query head t / m_tiles of the group.
-        const auto load_queries = [&](int t, int stage) {
-            const int m_start = (m_begin + t % m_tiles) * kBlockM;
-            const int head = head_kv * params.heads_per_kv + t / m_tiles;
+        const auto load_queries = [&](int stage) {
+            const int m_start = tiles.m_block() * kBlockM;
+            const int head = tiles.head;
             const unsigned to = q_smem + stage * (kQBytes + kOBytes);
             const long long q_first = entry * params.q_batch_stride + (q_begin + m_start) * params.q_row_stride + head * params.q_head_stride;
             const long long o_first = entry * params.dout_batch_stride + (q_begin + m_start) * params.dout_row_stride + head * params.dout_head_stride;
@@ -307,22 +337,22 @@ flash_bwd_sm80_bf16_hd64_causal1_m64_n128_w8_s1_a4_4_4(const __grid_constant__ F
             copier_v.template copy<kBlockM, true>(to + kQBytes, params.dout + 2 * (o_first + copier_v.row * params.dout_row_stride) + copier_v.col * 16,
                                                   params.dout_row_stride * 2, seqlen_q - m_start);
         };
-        load_queries(0, 0);
+        load_queries(0);
         kw::cp_async_commit();
 
-        const auto step = [&](int t, auto masked) {
+        int stage = 0;
+        // The tile at m_start of `head`, which tiles has left; `bits`: number of its block's bits, or -1.
+        const auto step = [&](int m_start, int head, int bits, auto masked) {
             constexpr bool kMasked = decltype(masked)::value;
-            const int stage = kNumStages == 1 ? 0 : t % kNumStages;
             const unsigned q_tile = q_smem + stage * (kQBytes + kOBytes);
             const unsigned o_tile = q_tile + kQBytes;
             kw::cp_async_wait<0>();
             __syncthreads();  // Q and dO are complete, and no thread still reads the P, dS and queries before them
             if constexpr (kNumStages > 1) {
-                if (t + 1 < num_tiles) load_queries(t + 1, (t + 1) % kNumStages);
+                stage = 1 - stage;
+                if (!tiles.is_over()) load_queries(stage);
                 kw::cp_async_commit();
             }
-            const int m_start = (m_begin + t % m_tiles) * kBlockM;
-            const int head = head_kv * params.heads_per_kv + t / m_tiles;
             const int score_row = warp % kWarpsScores * kMTiles * 16;  // of the warp in S and dP
             const int score_column = warp / kWarpsScores * kNTiles * 8;
             const int first_row = m_start + score_row + lane / 4;
@@ -334,7 +364,7 @@ flash_bwd_sm80_bf16_hd64_causal1_m64_n128_w8_s1_a4_4_4(const __grid_constant__ F
             kw::multiply_abt<LayoutQK, kHeadDim, Element>(
                 s, q_tile + score_row * LayoutQK::kRowBytes, k_smem + score_column * LayoutQK::kRowBytes, thread);
             ScoreGradient<kMasked> gradient(params, visibility, seqlen_q, batch, head, row_base);
-            gradient.to_probabilities(s, first_row, first_key);
+            gradient.to_probabilities(s, first_row, first_key, bits);
             float dp[kMTiles][kNTiles][4];
             kw::set_zero(dp);
             kw::multiply_abt<LayoutV, kHeadDimV, Element>(
@@ -382,16 +412,17 @@ flash_bwd_sm80_bf16_hd64_causal1_m64_n128_w8_s1_a4_4_4(const __grid_constant__ F
             }
             if constexpr (kNumStages == 1) {
                 __syncthreads();  // no thread still reads Q and dO
-                if (t + 1 < num_tiles) load_queries(t + 1, 0);
+                if (!tiles.is_over()) load_queries(0);
                 kw::cp_async_commit();
             }
         };
-        for (int t = 0; t < num_tiles; ++t) {
-            const int m_start = (m_begin + t % m_tiles) * kBlockM;
+        while (!tiles.is_over()) {
+            const int m_start = tiles.m_block() * kBlockM, head = tiles.head, bits = tiles.bits();
+            tiles.next();
             const int last_query = min(m_start + kBlockM, seqlen_q) - 1;
             const bool is_whole = n_start + kBlockN <= visibility.end_key(m_start) && visibility.first_key(last_query) <= n_start;
-            if (is_whole) step(t, kw::Bool<false>{});
-            else step(t, kw::Bool<true>{});
+            if (is_whole && bits < 0) step(m_start, head, bits, kw::Bool<false>{});
+            else step(m_start, head, bits, kw::Bool<true>{});
         }
     }
 

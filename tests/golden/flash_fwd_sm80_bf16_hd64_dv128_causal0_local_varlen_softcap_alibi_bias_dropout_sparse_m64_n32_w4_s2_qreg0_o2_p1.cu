@@ -225,14 +225,51 @@ struct Dropout {
     }
 };
 
-// Hide what the bits of a block hide: 32 keys a word, the lowest bit first.
-__device__ __forceinline__ void apply_bits(float (&s)[kMTiles][kNTiles][4], const int* bits, int words_per_row,
-                                           int row, int column) {
+// The tiles of a list of blocks, from the last one down. A list has pairs (block, number of its bits or -1) in ascending order;
+// blocks are whole multiples of tiles.
+struct TileWalk {
+    const int* list;
+    int entry, sub_tile, tiles_per_block, first_tile;
+    int tile, bits;  // where it is, before first_tile at the end; its bits, or -1 where all is visible
+
+    __device__ __forceinline__ bool is_over() const { return tile < first_tile; }
+    // To the last listed tile before `end`.
+    __device__ __forceinline__ void start(int count, int end) {
+        entry = count;
+        sub_tile = 0;
+        tile = first_tile - 1;
+        bits = -1;
+        do {
+            next();
+        } while (tile >= end);
+    }
+    __device__ __forceinline__ void next() {
+        if (sub_tile == 0) {
+            if (entry == 0) {
+                tile = first_tile - 1;
+                return;
+            }
+            entry -= 1;
+            sub_tile = tiles_per_block;
+            bits = list[2 * entry + 1];
+        }
+        sub_tile -= 1;
+        tile = list[2 * entry] * tiles_per_block + sub_tile;
+        if (tile < first_tile) entry = sub_tile = 0;  // and no more: the next call ends the walk
+    }
+};
+
+// Hide what the bits of a block hide: 32 keys a word, the lowest bit first. All rows and keys here are in one block.
+__device__ __forceinline__ void apply_bits(float (&s)[kMTiles][kNTiles][4], const FlashFwdParams& params, int number, int row,
+                                           int key) {
+    const int words_per_row = params.sparse_block_k / 32;
+    const int* bits = params.block_bits + static_cast<long long>(number) * params.sparse_block_q * words_per_row;
+    const int first_row = row % params.sparse_block_q, column = key % params.sparse_block_k;
 #pragma unroll
     for (int m = 0; m < kMTiles; ++m) {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-            const int* line = bits + (row + m * 16 + h * 8) * words_per_row;
+            const int* line = bits + (first_row + m * 16 + h * 8) * words_per_row;
 #pragma unroll
             for (int n = 0; n < kNTiles; ++n) {
                 const int at = column + n * 8;
@@ -310,39 +347,6 @@ __device__ __forceinline__ void multiply_qk(float (&s)[kMTiles][kNTiles][4], uns
         }
     }
 }
-
-// The key tiles of a query tile, from the last one down. A list has pairs (key block, number of its bits or -1) in
-// ascending order for each block of queries; blocks are whole multiples of tiles.
-struct TileWalk {
-    const int* list;
-    int entry, sub_tile, tiles_per_block, n_begin;
-    int n_block, bits;  // the tile it is at, below n_begin at the end; its bits, or -1 where all is visible
-
-    // To the last listed tile below n_end.
-    __device__ __forceinline__ void start(int count, int n_end) {
-        entry = count;
-        sub_tile = 0;
-        n_block = n_begin - 1;
-        bits = -1;
-        do {
-            next();
-        } while (n_block >= n_end);
-    }
-    __device__ __forceinline__ void next() {
-        if (sub_tile == 0) {
-            if (entry == 0) {
-                n_block = n_begin - 1;
-                return;
-            }
-            entry -= 1;
-            sub_tile = tiles_per_block;
-            bits = list[2 * entry + 1];
-        }
-        sub_tile -= 1;
-        n_block = list[2 * entry] * tiles_per_block + sub_tile;
-        if (n_block < n_begin) entry = sub_tile = 0;  // and no more: the next call ends the walk
-    }
-};
 
 // Fold one tile of scores into the row statistics: rescale what is there and turn s into probabilities.
 template <bool kMasked>
@@ -471,7 +475,7 @@ __device__ __forceinline__ void compute_tile(const FlashFwdParams& params, unsig
     walk.list = params.block_lists + batch * params.block_lists_batch_stride + head * params.block_lists_head_stride +
                 sparse_row * params.block_lists_row_stride;
     walk.tiles_per_block = params.sparse_block_k / kBlockN;
-    walk.n_begin = n_begin;
+    walk.first_tile = n_begin;
     walk.start(params.block_counts[batch * params.block_counts_batch_stride + head * params.block_counts_head_stride + sparse_row], n_end);
     TileWalk ahead = walk;  // of the tiles loaded
 
@@ -519,7 +523,7 @@ __device__ __forceinline__ void compute_tile(const FlashFwdParams& params, unsig
     dropout.offset = static_cast<unsigned long long>(params.rng_state[1]) + (static_cast<unsigned long long>(batch) * params.num_heads_q + head) * 32 + lane;
     dropout.keep_threshold = static_cast<unsigned>(params.keep_threshold);
 
-    if (walk.n_block >= n_begin) {
+    if (!walk.is_over()) {
         unsigned q_reg[kQInRegs ? kMTiles : 1][kQInRegs ? kKSteps + 1 : 1][4];
 
         // First loads. Only the last key tile can be partial, so only it is guarded. Q joins the group of that tile,
@@ -555,15 +559,15 @@ __device__ __forceinline__ void compute_tile(const FlashFwdParams& params, unsig
             copier_v.template copy<kBlockN, true>(to, v_base + static_cast<long long>(n_block) * kBlockN * v_row_bytes, v_row_bytes,
                                                   seqlen_k - n_block * kBlockN);
         };
-        load_k(k_smem, ahead.n_block);
-        load_v(v_smem, ahead.n_block);
+        load_k(k_smem, ahead.tile);
+        load_v(v_smem, ahead.tile);
         kw::cp_async_commit();
 #pragma unroll
         for (int stage = 1; stage < kNumStages - 1; ++stage) {
-            if (ahead.n_block >= n_begin) ahead.next();
-            if (ahead.n_block >= n_begin) {
-                load_k(k_smem + stage * kTileBytesK, ahead.n_block);
-                load_v(v_smem + stage * kTileBytesV, ahead.n_block);
+            if (!ahead.is_over()) ahead.next();
+            if (!ahead.is_over()) {
+                load_k(k_smem + stage * kTileBytesK, ahead.tile);
+                load_v(v_smem + stage * kTileBytesV, ahead.tile);
             }
             kw::cp_async_commit();  // possibly empty: the waits below count groups
         }
@@ -579,10 +583,10 @@ __device__ __forceinline__ void compute_tile(const FlashFwdParams& params, unsig
             float s[kMTiles][kNTiles][4];
             kw::cp_async_wait<kNumStages - 2>();
             __syncthreads();  // this tile is complete, and no thread still reads the one before it
-            if (ahead.n_block >= n_begin) ahead.next();
-            if (ahead.n_block >= n_begin) {
-                load_k(k_smem + next_slot * kTileBytesK, ahead.n_block);
-                load_v(v_smem + next_slot * kTileBytesV, ahead.n_block);
+            if (!ahead.is_over()) ahead.next();
+            if (!ahead.is_over()) {
+                load_k(k_smem + next_slot * kTileBytesK, ahead.tile);
+                load_v(v_smem + next_slot * kTileBytesV, ahead.tile);
             }
             kw::cp_async_commit();  // possibly empty: the wait above counts groups
             const unsigned k_tile = k_smem + slot * kTileBytesK;
@@ -594,21 +598,16 @@ __device__ __forceinline__ void compute_tile(const FlashFwdParams& params, unsig
             scores.apply(s, rows, first_row, key_start + first_column);
             if constexpr (kMasked) {
                 apply_mask(s, visibility, rows, first_row, key_start + first_column);
-                if (walk.bits >= 0) {
-                    const int words_per_row = params.sparse_block_k / 32;
-                    const int* bits = params.block_bits + static_cast<long long>(walk.bits) * params.sparse_block_q * words_per_row;
-                    apply_bits(s, bits, words_per_row, first_row - sparse_row * params.sparse_block_q,
-                               key_start % params.sparse_block_k + first_column);
-                }
+                if (walk.bits >= 0) apply_bits(s, params, walk.bits, first_row, key_start + first_column);
             }
             online_softmax<kMasked>(s, acc, scale_log2);
             dropout.apply(s, warp_row, key_start);
             multiply_pv(s, acc, kw::opaque(v_tile + lane_v), v_tile + tail_v);
         };
 
-        for (; walk.n_block >= n_begin; walk.next()) {
-            if (walk.bits >= 0 || walk.n_block >= n_full_end || walk.n_block < n_full_begin) step(walk.n_block, kw::Bool<true>{});
-            else step(walk.n_block, kw::Bool<false>{});
+        for (; !walk.is_over(); walk.next()) {
+            if (walk.bits >= 0 || walk.tile >= n_full_end || walk.tile < n_full_begin) step(walk.tile, kw::Bool<true>{});
+            else step(walk.tile, kw::Bool<false>{});
         }
     }
 

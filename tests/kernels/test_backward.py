@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import asdict, replace
 
@@ -23,13 +24,14 @@ from kernelwright.gen.spec import (
     QueryGradientSchedule,
     Variant,
 )
+from kernelwright.runtime.block_mask import BlockMask
 from kernelwright.runtime.gradient_check import faults
 from kernelwright.runtime.problems import TORCH_DTYPES, Problem, guarded, problems_for
 
 pytestmark = [pytest.mark.nvcc, pytest.mark.filterwarnings("ignore::UserWarning")]
 
 QUICK_PROBLEMS, SLOW_PROBLEMS, SLOW_SETS = 5, 12, 4
-FLAGS = ("is_varlen", "has_softcap", "has_alibi", "has_bias", "has_dropout")
+FLAGS = ("is_varlen", "has_softcap", "has_alibi", "has_bias", "has_dropout", "is_block_sparse")
 CHOICES: Choices = {
     "mask": ("full", "causal", "local"),
     **dict.fromkeys(FLAGS, (False, True)),
@@ -115,14 +117,19 @@ def variant_of(problem: ForwardProblem, *tile: int, warps: tuple[int, int, int] 
 
 PLAIN = ForwardProblem(dtype="bf16", head_dim=64, is_causal=True)
 ODD = ForwardProblem(dtype="fp16", head_dim=40, head_dim_v=24, is_varlen=True, is_local=True)
+SPARSE = replace(PLAIN, is_block_sparse=True)
 KERNELS = [
     variant_of(PLAIN, 32, 64, 4, 1, warps=(2, 2, 1)),
     variant_of(PLAIN, 32, 32, 4, 2, warps=(2, 1, 2)),
     variant_of(ODD, 64, 64, 4, 2, warps=(4, 4, 4)),
     variant_of(replace(PLAIN, is_causal=False), 16, 16, 1, 1, warps=(1, 1, 1)),
+    variant_of(SPARSE, 32, 32, 4, 2, warps=(2, 2, 2)),
     variant_of(PLAIN, 64, 32, 4, 1),
     variant_of(ODD, 32, 48, 2, 2),
+    variant_of(SPARSE, 32, 32, 2, 2),
+    variant_of(SPARSE, 32, 32, 2, 1),
 ]
+BY_KEYS, BY_QUERIES = KERNELS[0], KERNELS[5]
 
 
 @pytest.fixture(scope="module", params=KERNELS, ids=lambda one: one.name)
@@ -138,7 +145,9 @@ def telling(variant: Variant, **changes: object) -> Problem:
     window = (schedule.block_n + 5, schedule.block_n) if problem.is_local else (-1, -1)
     names = ("dtype", "head_dim", "head_dim_v", "is_causal")
     lengths = ((sizes["seqlen_q"], sizes["seqlen_k"]), (3, 0), (0, 9)) if problem.is_varlen else ()
+    block = (2 * schedule.block_m, 2 * schedule.block_n) if problem.is_block_sparse else (0, 0)
     asked = {**{name: getattr(problem, name) for name in names}, **sizes, "window": window, "lengths": lengths}
+    asked["block"] = block
     return Problem(**{**asked, **changes})
 
 
@@ -187,7 +196,7 @@ def test_every_wait_and_barrier_taken_out_is_noticed(kernel):
 @pytest.mark.parametrize(("seqlen_q", "seqlen_k"), [(1, 1), (1, 65), (63, 64), (65, 31), (33, 129), (130, 17)])
 def test_sizes_around_a_tile_have_the_right_gradients(build, seqlen_q, seqlen_k, group):
     """With more queries than keys, causal, the first rows see nothing."""
-    for kernel in build([KERNELS[0], KERNELS[4]]):
+    for kernel in build([BY_KEYS, BY_QUERIES]):
         problem = telling(kernel.variant, seqlen_q=seqlen_q, seqlen_k=seqlen_k, group=group, layout="padded_heads")
         case = make_case(problem)
         outputs = run(load(kernel.ptx.decode()), kernel.variant, case).outputs
@@ -208,7 +217,7 @@ def test_keys_that_nobody_sees_and_keys_not_in_use_get_zeros(build):
             assert outputs[name][0, used:].abs().sum() == 0 and outputs[name][0, :used].abs().sum() > 0
 
 
-@pytest.mark.parametrize("variant", [KERNELS[0], KERNELS[4]], ids=lambda one: one.operation)
+@pytest.mark.parametrize("variant", [BY_KEYS, BY_QUERIES], ids=lambda one: one.operation)
 def test_gradients_are_written_beside_nothing_else_and_with_any_strides(build, variant):
     [kernel] = build([variant])
     case = make_case(telling(variant, batch=2))
@@ -225,9 +234,9 @@ def test_gradients_are_written_beside_nothing_else_and_with_any_strides(build, v
 
 
 def test_without_a_sum_of_dq_nothing_is_added_and_dk_and_dv_are_the_same(build):
-    [kernel] = build([KERNELS[0]])
-    module, case = load(kernel.ptx.decode()), make_case(telling(KERNELS[0]))
-    with_dq, without = (run(module, KERNELS[0], case, with_dq=one) for one in (True, False))
+    [kernel] = build([BY_KEYS])
+    module, case = load(kernel.ptx.decode()), make_case(telling(BY_KEYS))
+    with_dq, without = (run(module, BY_KEYS, case, with_dq=one) for one in (True, False))
     assert set(without.outputs) == {"dk", "dv"}
     assert all(torch.equal(with_dq.outputs[name], without.outputs[name]) for name in ("dk", "dv"))
     assert with_dq.report.counters["mma_flops"] * 4 == without.report.counters["mma_flops"] * 5
@@ -307,6 +316,52 @@ def test_tiles_that_nobody_sees_are_neither_loaded_nor_multiplied(build, seqlen_
         # Q K^T, dO V^T and dQ; and dK and dV.
         depth = 72 + 40 + 72 + (72 + 40 if variant.operation == "flash_bwd" else 0)
         assert done.report.counters["mma_flops"] == tiles * 2 * 32 * 32 * depth
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_tiles_that_a_block_mask_does_not_list_are_neither_loaded_nor_multiplied(build, is_causal):
+    """Of three heads on one: each has lists of its own, and some keys are listed for none."""
+    problem = replace(SPARSE, is_causal=is_causal)
+    for kernel in build([variant_of(problem, 32, 32, 4, 2, warps=(2, 2, 2)), variant_of(problem, 32, 32, 2, 1)]):
+        variant = kernel.variant
+        case = make_case(telling(variant, seqlen_q=300, seqlen_k=270, group=3, block=(64, 96)), seed=4)
+        assert case.block_mask is not None
+        mask = case.block_mask.to_dense()[0]
+        if is_causal:
+            mask = mask & torch.ones(300, 270, dtype=torch.bool).tril(270 - 300)
+        done = run(load(kernel.ptx.decode()), variant, case)
+        assert faults(done.outputs, case) == []
+        # Tiles of a partial block that show nothing are visited: lists are of blocks.
+        blocks = torch.zeros_like(mask)
+        for row, column in itertools.product(range(0, 300, 64), range(0, 270, 96)):
+            at = (slice(row, row + 64), slice(column, column + 96))
+            blocks[:, *at] = case.block_mask.to_dense()[0][:, *at].any(2, True).any(1, True)
+        if is_causal:
+            blocks &= torch.ones(300, 270, dtype=torch.bool).tril(270 - 300)
+        tiles = sum(visited(head, variant) for head in blocks)
+        depth = 64 * (5 if variant.operation == "flash_bwd" else 3)
+        assert done.report.counters["mma_flops"] == tiles * 2 * 32 * 32 * depth
+        assert 0 < tiles < 3 * 10 * 9 * (0.6 if is_causal else 0.9)
+        if variant.operation == "flash_bwd":
+            unseen = ~mask.any(1).any(0)
+            assert done.outputs["dk"][0, unseen].abs().sum() == done.outputs["dv"][0, unseen].abs().sum() == 0
+
+
+def test_keys_that_no_block_lists_and_queries_whose_list_is_empty_get_zeros(build):
+    for kernel in build([one for one in KERNELS if one.problem == SPARSE]):
+        variant = kernel.variant
+        case = make_case(telling(variant, seqlen_q=130, seqlen_k=130, block=(64, 64)))
+        assert case.block_mask is not None
+        kept = torch.ones(130, 130, dtype=torch.bool)
+        kept[:, 64:128] = kept[64:128] = False
+        mask = BlockMask.from_dense(kept, 64, 64)
+        inputs = inputs_of(case, variant)
+        lists = mask.by_keys() if variant.operation == "flash_bwd" else mask.by_queries()
+        inputs |= {**lists.tensors(1, 2), "block_bits": mask.bits}
+        module = load(kernel.ptx.decode())
+        outputs = emulated.launch(module, emulated.Kernel.of(variant), inputs, scalars_of(case, variant)).outputs
+        for one in outputs.values():
+            assert one[:, 64:128].abs().sum() == 0 and one[:, :64].isfinite().all() and one[:, :64].abs().sum() > 0
 
 
 @pytest.mark.parametrize("head_dim", [64, 72, 128])

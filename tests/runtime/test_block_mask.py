@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import pickle
+
 import pytest
 import torch
 
@@ -157,3 +160,47 @@ def test_a_mask_that_cannot_be_made_is_refused_in_words(mask, block, kind, fault
 def test_a_function_that_makes_no_mask_is_refused_in_words(function, sizes, kind, fault):
     with pytest.raises(kind, match=fault):
         BlockMask.from_function(function, **{"seqlen_q": 8, "seqlen_k": 8, **sizes})
+
+
+def from_lists(mask: BlockMask) -> torch.Tensor:
+    """The dense mask that the lists by keys say, entry by entry."""
+    lists = mask.by_keys()
+    batch, heads, k_blocks, q_blocks, _ = lists.lists.shape
+    dense = torch.zeros(batch, heads, q_blocks * mask.block_q, k_blocks * mask.block_k, dtype=torch.bool)
+    for b, h, k in itertools.product(range(batch), range(heads), range(k_blocks)):
+        found = lists.lists[b, h, k, : lists.counts[b, h, k]].tolist()
+        assert [block for block, _ in found] == sorted({block for block, _ in found})  # ascending
+        for block, number in found:
+            rows = slice(block * mask.block_q, (block + 1) * mask.block_q)
+            words = torch.full((mask.block_q, mask.block_k // 32), -1) if number < 0 else mask.bits[number]
+            bits = (words[..., None] >> torch.arange(32)) & 1
+            dense[b, h, rows, k * mask.block_k : (k + 1) * mask.block_k] = bits.reshape(mask.block_q, -1).bool()
+    return dense[:, :, : mask.seqlen_q, : mask.seqlen_k]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("block", [(16, 32), (32, 64), (128, 128)])
+def test_the_lists_by_keys_say_the_same_mask_with_the_same_bits(shape, block):
+    made = BlockMask.from_dense(random_mask(*shape), *block)
+    lists = made.by_keys()
+    assert torch.equal(from_lists(made), made.to_dense())
+    assert lists.counts.sum() == made.counts.sum()
+    assert lists.lists.dtype == lists.counts.dtype == torch.int32 and lists.lists.is_contiguous()
+    in_use = torch.arange(made.lists.shape[3]) < made.counts[..., None]
+    turned = torch.arange(lists.lists.shape[3]) < lists.counts[..., None]
+    assert sorted(made.lists[in_use][:, 1].tolist()) == sorted(lists.lists[turned][:, 1].tolist())
+
+
+def test_what_lies_behind_a_list_does_not_reach_the_lists_by_keys():
+    made = BlockMask.from_dense(random_mask(2, 3, 100, 200), 16, 32)
+    in_use = torch.arange(made.lists.shape[3]) < made.counts[..., None]
+    made.lists[~in_use] = 2**30
+    assert torch.equal(from_lists(made), BlockMask.from_dense(random_mask(2, 3, 100, 200), 16, 32).to_dense())
+
+
+def test_the_lists_by_keys_are_made_once_and_anew_on_another_device():
+    made = BlockMask.from_dense(random_mask(64, 128), 16, 32)
+    assert made.by_keys() is made.by_keys()
+    assert made.to("cpu").by_keys() is not made.by_keys()
+    again = pickle.loads(pickle.dumps(made))
+    assert torch.equal(again.by_keys().lists, made.by_keys().lists)

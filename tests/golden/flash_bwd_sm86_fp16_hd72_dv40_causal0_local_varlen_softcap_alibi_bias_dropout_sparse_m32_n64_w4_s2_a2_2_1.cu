@@ -1,7 +1,7 @@
-// flash_bwd_sm86_fp16_hd72_dv40_causal0_local_varlen_softcap_alibi_bias_dropout_m32_n64_w4_s2_a2_2_1
+// flash_bwd_sm86_fp16_hd72_dv40_causal0_local_varlen_softcap_alibi_bias_dropout_sparse_m32_n64_w4_s2_a2_2_1
 // Generated from templates/flash_bwd_mma.cu.jinja. Do not edit: change the template or the spec.
-// Spec: {"operation": "flash_bwd", "problem": {"dtype": "fp16", "has_alibi": true, "has_bias": true, "has_dropout": true, "has_softcap": true, "head_dim": 72, "head_dim_v": 40, "is_block_sparse": false, "is_causal": false, "is_local": true, "is_varlen": true}, "schedule": {"block_m": 32, "block_n": 64, "num_stages": 2, "num_warps": 4, "warps_kv": 2, "warps_q": 1, "warps_scores": 2}, "sm": 86}
-// Regenerate: gen show flash_bwd_sm86_fp16_hd72_dv40_causal0_local_varlen_softcap_alibi_bias_dropout_m32_n64_w4_s2_a2_2_1
+// Spec: {"operation": "flash_bwd", "problem": {"dtype": "fp16", "has_alibi": true, "has_bias": true, "has_dropout": true, "has_softcap": true, "head_dim": 72, "head_dim_v": 40, "is_block_sparse": true, "is_causal": false, "is_local": true, "is_varlen": true}, "schedule": {"block_m": 32, "block_n": 64, "num_stages": 2, "num_warps": 4, "warps_kv": 2, "warps_q": 1, "warps_scores": 2}, "sm": 86}
+// Regenerate: gen show flash_bwd_sm86_fp16_hd72_dv40_causal0_local_varlen_softcap_alibi_bias_dropout_sparse_m32_n64_w4_s2_a2_2_1
 // SPDX-License-Identifier: Apache-2.0
 // Attention backward with mma.sync on Ampere and Ada: dK, dV, and dQ in fp32 by atomics. One thread block owns kBlockN keys of
 // a key head and visits the tiles of queries that see any of them, of every query head that shares the key head, so that dK
@@ -87,6 +87,9 @@ struct FlashBwdParams {
     const float* alibi_slopes;
     const char* bias;
     const long long* rng_state;
+    const int* block_counts;
+    const int* block_lists;
+    const int* block_bits;
     long long q_batch_stride;
     long long q_row_stride;
     long long q_head_stride;
@@ -113,6 +116,11 @@ struct FlashBwdParams {
     long long dbias_batch_stride;
     long long dbias_head_stride;
     long long dbias_row_stride;
+    long long block_counts_batch_stride;
+    long long block_counts_head_stride;
+    long long block_lists_batch_stride;
+    long long block_lists_head_stride;
+    long long block_lists_row_stride;
     int seqlen_q;
     int seqlen_k;
     int num_heads_q;
@@ -126,6 +134,8 @@ struct FlashBwdParams {
     int attention_chunk;
     int keep_threshold;
     float keep_scale;
+    int sparse_block_q;
+    int sparse_block_k;
 };
 
 // Which keys a query sees: [first_key, end_key), none where that is empty. Both bounds never fall as `query` grows.
@@ -246,6 +256,62 @@ struct Dropout {
     }
 };
 
+// The tiles of a list of blocks, from the last one down. A list has pairs (block, number of its bits or -1) in ascending order;
+// blocks are whole multiples of tiles.
+struct TileWalk {
+    const int* list;
+    int entry, sub_tile, tiles_per_block, first_tile;
+    int tile, bits;  // where it is, before first_tile at the end; its bits, or -1 where all is visible
+
+    __device__ __forceinline__ bool is_over() const { return tile < first_tile; }
+    // To the last listed tile before `end`.
+    __device__ __forceinline__ void start(int count, int end) {
+        entry = count;
+        sub_tile = 0;
+        tile = first_tile - 1;
+        bits = -1;
+        do {
+            next();
+        } while (tile >= end);
+    }
+    __device__ __forceinline__ void next() {
+        if (sub_tile == 0) {
+            if (entry == 0) {
+                tile = first_tile - 1;
+                return;
+            }
+            entry -= 1;
+            sub_tile = tiles_per_block;
+            bits = list[2 * entry + 1];
+        }
+        sub_tile -= 1;
+        tile = list[2 * entry] * tiles_per_block + sub_tile;
+        if (tile < first_tile) entry = sub_tile = 0;  // and no more: the next call ends the walk
+    }
+};
+
+// Hide what the bits of a block hide: 32 keys a word, the lowest bit first. All rows and keys here are in one block.
+__device__ __forceinline__ void apply_bits(float (&s)[kMTiles][kNTiles][4], const FlashBwdParams& params, int number, int row,
+                                           int key) {
+    const int words_per_row = params.sparse_block_k / 32;
+    const int* bits = params.block_bits + static_cast<long long>(number) * params.sparse_block_q * words_per_row;
+    const int first_row = row % params.sparse_block_q, column = key % params.sparse_block_k;
+#pragma unroll
+    for (int m = 0; m < kMTiles; ++m) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+            const int* line = bits + (first_row + m * 16 + h * 8) * words_per_row;
+#pragma unroll
+            for (int n = 0; n < kNTiles; ++n) {
+                const int at = column + n * 8;
+                const int pair = line[at >> 5] >> (at & 31);
+                if (!(pair & 1)) s[m][n][2 * h] = -INFINITY;
+                if (!(pair & 2)) s[m][n][2 * h + 1] = -INFINITY;
+            }
+        }
+    }
+}
+
 // From the products Q K^T of a tile to its probabilities, and with dP = dO V^T to dS, the gradient of the scaled products.
 // Lanes hold rows `first_row` + 16 m + 8 h and the columns from `first_key` on.
 template <bool kMasked>
@@ -263,8 +329,10 @@ struct ScoreGradient {
     // What a kept probability is multiplied with.
     __device__ __forceinline__ float keep_scale() const { return params.keep_scale; }
 
-    // P = exp(score - lse); rows behind the last query and rows that see nothing have none.
-    __device__ __forceinline__ void to_probabilities(float (&s)[kMTiles][kNTiles][4], int first_row, int first_key) {
+    // P = exp(score - lse); rows behind the last query and rows that see nothing have none. `bits`: number of those of the
+    // tile's block in a block mask, or -1.
+    __device__ __forceinline__ void to_probabilities(float (&s)[kMTiles][kNTiles][4], int first_row, int first_key,
+                                                     [[maybe_unused]] int bits) {
         Rows rows;
         rows.heads = 1;
         const float inner_scale = params.softmax_scale / params.softcap;
@@ -291,7 +359,10 @@ struct ScoreGradient {
         scores.bias_head_bytes = params.bias_head_stride * 2;
         scores.bias_row_bytes = params.bias_row_stride * 2;
         scores.apply(s, rows, first_row, first_key);
-        if constexpr (kMasked) apply_mask(s, visibility, rows, first_row, first_key);
+        if constexpr (kMasked) {
+            apply_mask(s, visibility, rows, first_row, first_key);
+            if (bits >= 0) apply_bits(s, params, bits, first_row, first_key);
+        }
 #pragma unroll
         for (int m = 0; m < kMTiles; ++m) {
 #pragma unroll
@@ -386,8 +457,43 @@ __device__ __forceinline__ int first_query_with(int count, Predicate holds) {
     return low;
 }
 
+// The tiles of queries that a block of keys visits: of each query head in turn, those that are listed.
+struct QueryTiles {
+    const FlashBwdParams& params;
+    long long first_count, first_list;  // of the first head of the batch entry
+    int head, head_end, end_tile;
+    TileWalk walk;
+
+    __device__ __forceinline__ QueryTiles(const FlashBwdParams& params, int batch, int head_kv, int n_start, int first_tile,
+                                          int end_tile)
+        : params(params), end_tile(end_tile) {
+        const int sparse_row = n_start / params.sparse_block_k;
+        first_count = batch * params.block_counts_batch_stride + sparse_row;
+        first_list = batch * params.block_lists_batch_stride + sparse_row * params.block_lists_row_stride;
+        walk.tiles_per_block = params.sparse_block_q / kBlockM;
+        walk.first_tile = first_tile;
+        walk.tile = first_tile - 1;
+        head = head_kv * params.heads_per_kv - 1;
+        head_end = head + 1 + (first_tile < end_tile ? params.heads_per_kv : 0);
+        next_head();
+    }
+    __device__ __forceinline__ void next_head() {
+        while (walk.is_over() && ++head < head_end) {
+            walk.list = params.block_lists + first_list + head * params.block_lists_head_stride;
+            walk.start(params.block_counts[first_count + head * params.block_counts_head_stride], end_tile);
+        }
+    }
+    __device__ __forceinline__ void next() {
+        walk.next();
+        next_head();
+    }
+    __device__ __forceinline__ bool is_over() const { return walk.is_over(); }
+    __device__ __forceinline__ int m_block() const { return walk.tile; }
+    __device__ __forceinline__ int bits() const { return walk.bits; }
+};
+
 extern "C" __global__ void __launch_bounds__(kNumThreads, 1)
-flash_bwd_sm86_fp16_hd72_dv40_causal0_local_varlen_softcap_alibi_bias_dropout_m32_n64_w4_s2_a2_2_1(const __grid_constant__ FlashBwdParams params) {
+flash_bwd_sm86_fp16_hd72_dv40_causal0_local_varlen_softcap_alibi_bias_dropout_sparse_m32_n64_w4_s2_a2_2_1(const __grid_constant__ FlashBwdParams params) {
     extern __shared__ __align__(128) unsigned char smem[];
 
     // blockIdx.x = (sequence * num_heads_kv + head_kv) * num_n_blocks + n_block
@@ -419,7 +525,7 @@ flash_bwd_sm86_fp16_hd72_dv40_causal0_local_varlen_softcap_alibi_bias_dropout_m3
     const int first_past = first_query_with(seqlen_q, [&](int query) { return visibility.first_key(query) >= n_stop; });
     const int m_begin = first_seeing / kBlockM;
     const int m_end = n_start < seqlen_k ? (first_past + kBlockM - 1) / kBlockM : 0;
-    const int m_tiles = max(0, m_end - m_begin);  // of each query head
+    QueryTiles tiles(params, batch, head_kv, n_start, m_begin, m_end);  // to be loaded
 
     const int thread = threadIdx.x;
     const int warp = thread / 32;
@@ -436,16 +542,14 @@ flash_bwd_sm86_fp16_hd72_dv40_causal0_local_varlen_softcap_alibi_bias_dropout_m3
     kw::set_zero(dk);
     kw::set_zero(dv);
 
-    const int num_tiles = m_tiles * params.heads_per_kv;
-    if (num_tiles > 0) {
+    if (!tiles.is_over()) {
         copier.template copy<kBlockN, true>(k_smem, params.k + 2 * (k_first + (n_start + copier.row) * params.k_row_stride) + copier.col * 16,
                                             params.k_row_stride * 2, seqlen_k - n_start);
         copier_v.template copy<kBlockN, true>(v_smem, params.v + 2 * (v_first + (n_start + copier_v.row) * params.v_row_stride) + copier_v.col * 16,
                                               params.v_row_stride * 2, seqlen_k - n_start);
-        // Tile t is m_begin + t % m_tiles of query head t / m_tiles of the group.
-        const auto load_queries = [&](int t, int stage) {
-            const int m_start = (m_begin + t % m_tiles) * kBlockM;
-            const int head = head_kv * params.heads_per_kv + t / m_tiles;
+        const auto load_queries = [&](int stage) {
+            const int m_start = tiles.m_block() * kBlockM;
+            const int head = tiles.head;
             const unsigned to = q_smem + stage * (kQBytes + kOBytes);
             const long long q_first = entry * params.q_batch_stride + (q_begin + m_start) * params.q_row_stride + head * params.q_head_stride;
             const long long o_first = entry * params.dout_batch_stride + (q_begin + m_start) * params.dout_row_stride + head * params.dout_head_stride;
@@ -454,22 +558,22 @@ flash_bwd_sm86_fp16_hd72_dv40_causal0_local_varlen_softcap_alibi_bias_dropout_m3
             copier_v.template copy<kBlockM, true>(to + kQBytes, params.dout + 2 * (o_first + copier_v.row * params.dout_row_stride) + copier_v.col * 16,
                                                   params.dout_row_stride * 2, seqlen_q - m_start);
         };
-        load_queries(0, 0);
+        load_queries(0);
         kw::cp_async_commit();
 
-        const auto step = [&](int t, auto masked) {
+        int stage = 0;
+        // The tile at m_start of `head`, which tiles has left; `bits`: number of its block's bits, or -1.
+        const auto step = [&](int m_start, int head, int bits, auto masked) {
             constexpr bool kMasked = decltype(masked)::value;
-            const int stage = kNumStages == 1 ? 0 : t % kNumStages;
             const unsigned q_tile = q_smem + stage * (kQBytes + kOBytes);
             const unsigned o_tile = q_tile + kQBytes;
             kw::cp_async_wait<0>();
             __syncthreads();  // Q and dO are complete, and no thread still reads the P, dS and queries before them
             if constexpr (kNumStages > 1) {
-                if (t + 1 < num_tiles) load_queries(t + 1, (t + 1) % kNumStages);
+                stage = 1 - stage;
+                if (!tiles.is_over()) load_queries(stage);
                 kw::cp_async_commit();
             }
-            const int m_start = (m_begin + t % m_tiles) * kBlockM;
-            const int head = head_kv * params.heads_per_kv + t / m_tiles;
             const int score_row = warp % kWarpsScores * kMTiles * 16;  // of the warp in S and dP
             const int score_column = warp / kWarpsScores * kNTiles * 8;
             const int first_row = m_start + score_row + lane / 4;
@@ -481,7 +585,7 @@ flash_bwd_sm86_fp16_hd72_dv40_causal0_local_varlen_softcap_alibi_bias_dropout_m3
             kw::multiply_abt<LayoutQK, kHeadDim, Element>(
                 s, q_tile + score_row * LayoutQK::kRowBytes, k_smem + score_column * LayoutQK::kRowBytes, thread);
             ScoreGradient<kMasked> gradient(params, visibility, seqlen_q, batch, head, row_base);
-            gradient.to_probabilities(s, first_row, first_key);
+            gradient.to_probabilities(s, first_row, first_key, bits);
             float dp[kMTiles][kNTiles][4];
             kw::set_zero(dp);
             kw::multiply_abt<LayoutV, kHeadDimV, Element>(
@@ -534,16 +638,17 @@ flash_bwd_sm86_fp16_hd72_dv40_causal0_local_varlen_softcap_alibi_bias_dropout_m3
             }
             if constexpr (kNumStages == 1) {
                 __syncthreads();  // no thread still reads Q and dO
-                if (t + 1 < num_tiles) load_queries(t + 1, 0);
+                if (!tiles.is_over()) load_queries(0);
                 kw::cp_async_commit();
             }
         };
-        for (int t = 0; t < num_tiles; ++t) {
-            const int m_start = (m_begin + t % m_tiles) * kBlockM;
+        while (!tiles.is_over()) {
+            const int m_start = tiles.m_block() * kBlockM, head = tiles.head, bits = tiles.bits();
+            tiles.next();
             const int last_query = min(m_start + kBlockM, seqlen_q) - 1;
             const bool is_whole = n_start + kBlockN <= visibility.end_key(m_start) && visibility.first_key(last_query) <= n_start;
-            if (is_whole) step(t, kw::Bool<false>{});
-            else step(t, kw::Bool<true>{});
+            if (is_whole && bits < 0) step(m_start, head, bits, kw::Bool<false>{});
+            else step(m_start, head, bits, kw::Bool<true>{});
         }
     }
 
