@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from kernelwright.gen.devices import Device
-from kernelwright.gen.spec import ForwardProblem
+from kernelwright.gen.spec import Variant
 from kernelwright.tuner.results import Label, Outcome, ranked
 from kernelwright.tuner.shapes import Shape
-from kernelwright.tuner.space import FIELDS, point_of
+from kernelwright.tuner.space import Value, described
+from kernelwright.tuner.step_work import PRODUCTS
+from kernelwright.tuner.walks import bytes_once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +34,16 @@ def best_so_far(outcomes: Sequence[Outcome]) -> list[float]:
     return found
 
 
+TILE = ("block_m", "block_n")
+"""Fields of a schedule that every operation which is tuned has."""
+
+
 def heat_map(outcomes: Sequence[Outcome]) -> dict[tuple[int, int], Outcome]:
-    """Return the best point of each tile size, by `block_m` and `block_n`."""
+    """Return the best point of each tile size, by the fields TILE."""
     found: dict[tuple[int, int], Outcome] = {}
     for outcome in ranked(list(outcomes)):
-        schedule = outcome.variant.forward
-        found.setdefault((schedule.block_m, schedule.block_n), outcome)
+        schedule = described(outcome.variant.schedule)
+        found.setdefault((schedule[TILE[0]], schedule[TILE[1]]), outcome)
     return found
 
 
@@ -48,7 +54,8 @@ def importance(outcomes: Sequence[Outcome]) -> Importance | None:
     the logarithm of the score, as a share of the sum.
     """
     good = [one for one in outcomes if one.status == "ok"]
-    fields = [name for name in FIELDS if len({getattr(one.variant.forward, name) for one in good}) > 1]
+    names = described(good[0].variant.schedule) if good else {}
+    fields = [name for name in names if len({_value(one, name) for one in good}) > 1]
     if len(good) < 4 or not fields:
         return None
     for method, measure in (("PED-ANOVA (Optuna)", _by_optuna), ("variance between values (ours)", _by_variance)):
@@ -67,10 +74,14 @@ def _by_variance(good: Sequence[Outcome], fields: Sequence[str]) -> dict[str, fl
     for name in fields:
         by_value: dict[int, list[float]] = {}
         for one in good:
-            by_value.setdefault(getattr(one.variant.forward, name), []).append(math.log(one.score))
+            by_value.setdefault(_value(one, name), []).append(math.log(one.score))
         mean = statistics.fmean(math.log(one.score) for one in good)
         found[name] = sum(len(each) * (statistics.fmean(each) - mean) ** 2 for each in by_value.values())
     return found
+
+
+def _value(outcome: Outcome, name: str) -> Value:
+    return described(outcome.variant.schedule)[name]
 
 
 def _by_optuna(good: Sequence[Outcome], fields: Sequence[str]) -> dict[str, float]:
@@ -80,36 +91,38 @@ def _by_optuna(good: Sequence[Outcome], fields: Sequence[str]) -> dict[str, floa
     if evaluator is None:
         raise ImportError("this version of Optuna has no PED-ANOVA")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    choices = {name: sorted({getattr(one.variant.forward, name) for one in good}) for name in fields}
+    choices = {name: sorted({_value(one, name) for one in good}) for name in fields}
     distributions = {name: optuna.distributions.CategoricalDistribution(values) for name, values in choices.items()}
     study = optuna.create_study(storage=optuna.storages.InMemoryStorage(), direction="minimize")
     for one in good:
-        params = {name: getattr(one.variant.forward, name) for name in fields}
+        params = {name: _value(one, name) for name in fields}
         study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=one.score))
     found = optuna.importance.get_param_importances(study, evaluator=evaluator(), params=list(fields))
     return {name: max(0.0, float(found.get(name, 0.0))) for name in fields}
 
 
-def flops_of(problem: ForwardProblem, shape: Shape) -> float:
-    """Return the multiply-adds, counted as two, of both products over the keys that are seen."""
+def flops_of(variant: Variant, shape: Shape) -> float:
+    """Return the multiply-adds, counted as two, of every product over the keys that are seen."""
+    problem = variant.problem
     pairs = shape.seqlen_q * shape.seqlen_k
     if problem.is_causal:
         shift = shape.seqlen_k - shape.seqlen_q
         pairs = sum(min(shape.seqlen_k, max(0, row + 1 + shift)) for row in range(shape.seqlen_q))
-    return 4.0 * shape.batch * shape.num_heads_q * problem.head_dim * pairs
+    of_keys, of_values = PRODUCTS[variant.operation]
+    depth = of_keys * problem.head_dim + of_values * problem.head_dim_v
+    return 2.0 * shape.batch * shape.num_heads_q * depth * pairs
 
 
-def ceiling_cycles(problem: ForwardProblem, shape: Shape, device: Device) -> float:
+def ceiling_cycles(variant: Variant, shape: Shape, device: Device) -> float:
     """Return the modelled ceiling: clocks that the tensor cores, or moving each byte once, take at the least."""
-    tensor = flops_of(problem, shape) / (device.mma_flops * device.num_sms)
-    rows = 2 * shape.batch * (shape.num_heads_q * shape.seqlen_q + shape.num_heads_kv * shape.seqlen_k)
-    memory = 2 * problem.head_dim * rows / (device.dram_gbs * 1e3 / device.boost_mhz)
+    tensor = flops_of(variant, shape) / (device.mma_flops * device.num_sms)
+    memory = bytes_once(variant, shape) / (device.dram_gbs * 1e3 / device.boost_mhz)
     return max(tensor, memory)
 
 
 def share_of_ceiling(outcome: Outcome, shape: Shape, device: Device, label: Label) -> float:
     """Return the part of the modelled ceiling's rate that a kernel reaches on a shape, from 0 to 1."""
-    cycles = ceiling_cycles(outcome.variant.problem, shape, device)
+    cycles = ceiling_cycles(outcome.variant, shape, device)
     least = cycles if label == "modelled" else cycles / device.boost_mhz
     return least / outcome.figures[shape.name]
 
@@ -122,6 +135,4 @@ def finalists(outcomes: Sequence[Outcome], default: Outcome | None, count: int =
 
 def describe_point(outcome: Outcome) -> str:
     """Return a schedule in a line."""
-    return ", ".join(
-        f"{name} {str(value).lower()}" for name, value in zip(FIELDS, point_of(outcome.variant.forward), strict=True)
-    )
+    return ", ".join(f"{name} {str(value).lower()}" for name, value in described(outcome.variant.schedule).items())

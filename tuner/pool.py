@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from kernelwright.gen.constraints import reasons_against
 from kernelwright.gen.devices import Device
 from kernelwright.gen.errors import KernelError, SpecError
-from kernelwright.gen.ladder import default_schedule
+from kernelwright.gen.ladder import ladder
 from kernelwright.gen.spec import Variant
 from kernelwright.tuner.errors import NoLegalPointError, TunerError
-from kernelwright.tuner.space import FIELDS, Point, Space, Value, point_of, schedule_of
+from kernelwright.tuner.space import Point, Space, Value, point_of
 
 SPEC_RULE = "schedule"
-"""Stands for what `ForwardSchedule` itself refuses, on every GPU."""
+"""Stands for what the schedule itself refuses, on every GPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,21 +47,21 @@ def enumerate_pool(space: Space, device: Device) -> Pool:
     refused: Counter[str] = Counter(dict.fromkeys((SPEC_RULE, *space.constraints), 0))
     examples: dict[str, str] = {}
     num_points = num_refused = 0
-    for point in itertools.product(*(space.values[name] for name in FIELDS)):
+    for point in itertools.product(*space.values.values()):
         num_points += 1
         against = _against(space, device, point)
         if not against:
-            legal[point] = _variant(space, point)
+            legal[point] = space.variant_of(point)
         num_refused += bool(against)
         for rule, reason in against:
             refused[rule] += 1
-            examples.setdefault(rule, f"{_words(point)}: {reason}")
-    default: Point | None = point_of(default_schedule(space.problem))
+            examples.setdefault(rule, f"{_words(space, point)}: {reason}")
+    default: Point | None = point_of(ladder(space.sm, space.problem, space.operation)[-1].variant.schedule)
     assert default is not None
     if _against(space, device, default):
         default = None
     elif legal:
-        legal.setdefault(default, _variant(space, default))
+        legal.setdefault(default, space.variant_of(default))
     return Pool(
         num_points=num_points,
         legal=legal,
@@ -92,7 +92,7 @@ def require_legal_points(space: Space, device: Device, pool: Pool) -> None:
 
 def _against(space: Space, device: Device, point: Point) -> list[tuple[str, str]]:
     try:
-        variant = _variant(space, point)
+        variant = space.variant_of(point)
     except SpecError as error:
         return [(SPEC_RULE, str(error))]
     found: list[tuple[str, str]] = []
@@ -103,23 +103,20 @@ def _against(space: Space, device: Device, point: Point) -> list[tuple[str, str]
             raise
         except Exception as error:
             raise TunerError(
-                f"space {space.name}: constraint {rule} raised {type(error).__name__}: {error}, for {_words(point)} on "
-                f"{device.name}. A constraint returns a reason or None: mend it in gen/constraints.py"
+                f"space {space.name}: constraint {rule} raised {type(error).__name__}: {error}, for "
+                f"{_words(space, point)} on {device.name}. A constraint returns a reason or None: mend it in "
+                "gen/constraints.py"
             ) from error
     return found
 
 
-def _variant(space: Space, point: Point) -> Variant:
-    return Variant(sm=space.sm, problem=space.problem, schedule=schedule_of(point))
-
-
 def _choices(space: Space, default: Point | None) -> dict[str, tuple[Value, ...]]:
-    extra = dict(zip(FIELDS, default, strict=True)) if default is not None else {}
+    extra = dict(zip(space.values, default, strict=True)) if default is not None else {}
     return {
         name: tuple(dict.fromkeys([*values, *([extra[name]] if name in extra else [])]))
         for name, values in space.values.items()
     }
 
 
-def _words(point: Point) -> str:
-    return " ".join(f"{name}={value}" for name, value in zip(FIELDS, point, strict=True))
+def _words(space: Space, point: Point) -> str:
+    return " ".join(f"{name}={value}" for name, value in zip(space.values, point, strict=True))

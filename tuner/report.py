@@ -11,7 +11,7 @@ from kernelwright.tuner.choice import Choice
 from kernelwright.tuner.export import failures
 from kernelwright.tuner.pool import Pool
 from kernelwright.tuner.results import FIGURE_FIELD, Label, Outcome, ranked
-from kernelwright.tuner.space import FIELDS, Space
+from kernelwright.tuner.space import Space, described
 
 _SHOWN = 8
 MODEL_RESOLUTION = 0.10
@@ -25,6 +25,7 @@ def describe_pool(space: Space, device: Device, pool: Pool) -> dict[str, object]
     """Return the space's points and refusals as plain values."""
     return {
         "space": space.name,
+        "operation": space.operation,
         "arch": f"sm{space.sm}",
         "device": device.name,
         "problem": {name: getattr(space.problem, name) for name in ("dtype", "head_dim", "is_causal")},
@@ -74,7 +75,7 @@ def ranking(outcomes: Sequence[Outcome], label: Label) -> list[dict[str, object]
             "rank": rank,
             "label": label,
             "variant": one.variant.name,
-            **{name: getattr(one.variant.schedule, name) for name in FIELDS},
+            **described(one.variant.schedule),
             "registers": one.registers,
             "blocks_per_sm": one.blocks_per_sm,
             figure: round(one.score, 3),
@@ -93,7 +94,14 @@ def ranking_text(outcomes: Sequence[Outcome], choice: Choice, label: Label) -> s
         name = choice.default.variant.name
         names[name] = "winner, default" if name in names else "default"
     shown = [row for row in rows if int(str(row["rank"])) <= _SHOWN or row["variant"] in names]
-    columns = ["rank", *FIELDS, "registers", "blocks_per_sm", f"{figure}_relative", "label"]
+    columns = [
+        "rank",
+        *described(choice.winner.variant.schedule),
+        "registers",
+        "blocks_per_sm",
+        f"{figure}_relative",
+        "label",
+    ]
     cells = [[_cell(row[column]) for column in columns] for row in shown]
     widths = [max(len(line[index]) for line in [columns, *cells]) for index in range(len(columns))]
     lines = [f"{label} {figure}, {_statistic(choice)}:"]

@@ -26,7 +26,7 @@ _BEST_OF_A_STORE = 2
 
 
 def winners(space: Space, pool: Pool, tables: Iterable[Path], stores: Iterable[Path]) -> tuple[Point, ...]:
-    """Return what won for the same problem before, as points of the pool; the same architecture's first.
+    """Return what won for the same operation and problem before, as points of the pool; the same architecture's first.
 
     They are tried early and not believed: a winner of another GPU, or of older sources, has no figure here.
 
@@ -36,9 +36,9 @@ def winners(space: Space, pool: Pool, tables: Iterable[Path], stores: Iterable[P
         stores: of studies, this one's included: what other sources or devices left in it counts.
     """
     known = [*_of_tables(tables), *_of_stores(stores)]
-    fitting = [one for one in known if one.problem == space.problem]
+    fitting = [one for one in known if one.problem == space.problem and one.operation == space.operation]
     order = sorted(fitting, key=lambda one: one.sm != space.sm)  # stable: tables before stores
-    points = dict.fromkeys(point_of(one.forward) for one in order)
+    points = dict.fromkeys(point_of(one.schedule) for one in order)
     return tuple(point for point in points if point in pool.legal and point != pool.default)[:MAX_SEEDS]
 
 

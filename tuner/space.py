@@ -13,7 +13,7 @@ from kernelwright.gen.constraints import CONSTRAINTS
 from kernelwright.gen.devices import parse_arch
 from kernelwright.gen.errors import ConfigError, SpecError
 from kernelwright.gen.schema import Node, read_yaml
-from kernelwright.gen.spec import DTYPES, FEATURES, OPERATION, ForwardProblem, ForwardSchedule
+from kernelwright.gen.spec import DTYPES, FEATURES, OPERATION, OPERATIONS, ForwardProblem, Schedule, Variant
 from kernelwright.tuner.shapes import Shape
 
 SCHEMA = 1
@@ -21,19 +21,13 @@ DEFAULT_SPACE = "flash_fwd_hd64_causal"
 
 Value = int | bool
 Point = tuple[Value, ...]
-"""Values of the schedule's fields, in the order of `FIELDS`."""
+"""Values of the schedule's fields, in the schedule's order."""
 
-FIELDS: tuple[str, ...] = tuple(field.name for field in fields(ForwardSchedule))
+TUNED = (OPERATION, "flash_bwd", "flash_bwd_dq")
+"""Operations that a space may be of; the others move each byte once, whatever their schedule."""
 
-_DEFAULTS: dict[str, Value] = {
-    field.name: field.default for field in fields(ForwardSchedule) if field.default is not MISSING
-}
-"""Of the fields that a space may leave out."""
-
-_LEAST = {name: min(1, int(value)) for name, value in _DEFAULTS.items()}
 _PROBLEM = ("dtype", "head_dim", "is_causal")
 _FLAGS = tuple(name for name in FEATURES.values() if name not in _PROBLEM)
-_BOOLEAN = {field.name for field in fields(ForwardSchedule) if field.type == "bool"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,10 +38,11 @@ class Space:
         name: the file's stem.
         sm: architecture.
         problem: fixed.
-        values: allowed values of each schedule field, by name in the order of `FIELDS`; a field with a default that
-            is not there has that default alone.
+        values: allowed values of each field of the operation's schedule, in its order; a field with a default that is
+            not there has that default alone.
         constraints: names of rules in `gen/constraints.py`.
         shapes: run-time sizes; a variant is judged over all of them.
+        operation: what the kernels compute of the problem, one of TUNED.
     """
 
     name: str
@@ -56,10 +51,12 @@ class Space:
     values: dict[str, tuple[Value, ...]]
     constraints: tuple[str, ...]
     shapes: tuple[Shape, ...]
+    operation: str = OPERATION
 
     def __post_init__(self) -> None:
-        given = {name: (value,) for name, value in _DEFAULTS.items()} | self.values
-        object.__setattr__(self, "values", {name: given[name] for name in FIELDS})
+        kind = OPERATIONS[self.operation]
+        given = {name: (value,) for name, value in _defaults(kind).items()} | self.values
+        object.__setattr__(self, "values", {name: given[name] for name in field_names(kind)})
 
     @property
     def study_name(self) -> str:
@@ -69,6 +66,7 @@ class Space:
     def digest(self) -> str:
         """SHA-256 of all that the space says, its name aside."""
         data = {
+            **({} if self.operation == OPERATION else {"operation": self.operation}),
             "sm": self.sm,
             "problem": asdict(self.problem),
             "values": self.values,
@@ -76,6 +74,16 @@ class Space:
             "shapes": [asdict(shape) for shape in self.shapes],
         }
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+    def variant_of(self, point: Point) -> Variant:
+        """Return the kernel a point stands for.
+
+        Raises:
+            SpecError: if no GPU allows it.
+        """
+        # Any: each list was read by its field's type
+        values: dict[str, Any] = dict(zip(self.values, point, strict=True))
+        return Variant(sm=self.sm, problem=self.problem, schedule=OPERATIONS[self.operation](**values))
 
 
 def space_names() -> list[str]:
@@ -98,14 +106,15 @@ def load_space(name_or_file: str, sm: int | None = None) -> Space:
     root = read_yaml(path, schema=SCHEMA).mapping(
         ["schema", "kernel", "arch", "problem", "schedule", "constraints", "shapes"]
     )
-    root["kernel"].text([OPERATION])
+    operation = root["kernel"].text(TUNED)
     return Space(
         name=path.stem,
         sm=_arch(root["arch"]) if sm is None else sm,
         problem=_problem(root["problem"]),
-        values=_values(root["schedule"]),
+        values=_values(root["schedule"], OPERATIONS[operation]),
         constraints=tuple(node.text(CONSTRAINTS) for node in root["constraints"].items()),
         shapes=_shapes(root["shapes"]),
+        operation=operation,
     )
 
 
@@ -130,13 +139,26 @@ def _problem(node: Node) -> ForwardProblem:
         raise node.fail(str(error)) from error
 
 
-def _values(node: Node) -> dict[str, tuple[Value, ...]]:
-    row = node.mapping([name for name in FIELDS if name not in _DEFAULTS], _DEFAULTS)
+def field_names(kind: type[Schedule]) -> tuple[str, ...]:
+    """Return what a kind of schedule says."""
+    return tuple(field.name for field in fields(kind))
+
+
+def _defaults(kind: type[Schedule]) -> dict[str, Value]:
+    """Return the values of the fields that a space may leave out."""
+    return {field.name: field.default for field in fields(kind) if field.default is not MISSING}
+
+
+def _values(node: Node, kind: type[Schedule]) -> dict[str, tuple[Value, ...]]:
+    defaults = _defaults(kind)
+    least = {name: min(1, int(value)) for name, value in defaults.items()}
+    row = node.mapping([name for name in field_names(kind) if name not in defaults], defaults)
     result: dict[str, tuple[Value, ...]] = {}
-    for name in (name for name in FIELDS if name in row):
+    for field in (field for field in fields(kind) if field.name in row):
+        name = field.name
         found: list[Value] = []
         for item in row[name].one_or_more():
-            value: Value = item.boolean() if name in _BOOLEAN else item.integer(_LEAST.get(name, 1))
+            value: Value = item.boolean() if field.type == "bool" else item.integer(least.get(name, 1))
             if value in found:
                 raise item.fail(f"found {value} twice")
             found.append(value)
@@ -181,16 +203,11 @@ def _group(node: Node) -> list[Shape]:
     ]
 
 
-def schedule_of(point: Point) -> ForwardSchedule:
-    """Return the schedule a point stands for.
-
-    Raises:
-        SpecError: if no GPU allows it.
-    """
-    values: dict[str, Any] = dict(zip(FIELDS, point, strict=True))  # Any: each list was read by its field's type
-    return ForwardSchedule(**values)
-
-
-def point_of(schedule: ForwardSchedule) -> Point:
+def point_of(schedule: Schedule) -> Point:
     """Return the point that stands for a schedule."""
-    return tuple(getattr(schedule, name) for name in FIELDS)
+    return tuple(getattr(schedule, name) for name in field_names(type(schedule)))
+
+
+def described(schedule: Schedule) -> dict[str, Value]:
+    """Return what a schedule says, by field, in its order."""
+    return dict(zip(field_names(type(schedule)), point_of(schedule), strict=True))

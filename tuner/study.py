@@ -28,7 +28,7 @@ from kernelwright.tuner.points import make_points
 from kernelwright.tuner.pool import Pool
 from kernelwright.tuner.results import Outcome
 from kernelwright.tuner.sampler import FAILED_VALUE, PoolSampler, distributions
-from kernelwright.tuner.space import FIELDS, Point, point_of
+from kernelwright.tuner.space import Point, described
 from kernelwright.tuner.strategies import make_strategy
 from kernelwright.tuner.strategy_names import StrategyName
 
@@ -97,7 +97,7 @@ class Ledger:
         for _ in range(self._sampler.plan(self._study, count)):
             with uninterrupted():
                 trial = self._study.ask(self._distributions)
-                variant = self._pool.legal[tuple(trial.params[name] for name in FIELDS)]
+                variant = self._pool.legal[tuple(trial.params[name] for name in self._pool.choices)]
                 self._asked[variant.name] = trial
             variants.append(variant)
         return variants
@@ -114,10 +114,9 @@ class Ledger:
 
     def adopt(self, outcome: Outcome) -> None:
         """Take what came of a point elsewhere, as a finished trial."""
-        params = dict(zip(FIELDS, point_of(outcome.variant.forward), strict=True))
         trial = optuna.trial.create_trial(
             state=TrialState.COMPLETE,
-            params=params,
+            params=described(outcome.variant.schedule),
             distributions=self._distributions,
             value=_value(outcome),
             user_attrs=self._attributes(outcome),

@@ -13,8 +13,8 @@ from device_steps.peers import OURS
 from device_steps.timing import Limits, capture_graph, cuda_timer, describe, interleaved
 from kernelwright.gen.spec import ForwardProblem, Variant
 from kernelwright.tuner.measure import make_call, make_inputs
-from kernelwright.tuner.model import call_counts
 from kernelwright.tuner.shapes import Shape
+from kernelwright.tuner.walks import call_counts
 
 Json = dict[str, Any]  # Any: JSON
 PEER = "sdpa default"

@@ -8,22 +8,34 @@ import pytest
 import torch
 
 from kernelwright.emulator.launch import load
+from kernelwright.gen.binding import bindings
 from kernelwright.gen.commands import emulated
-from kernelwright.gen.spec import ForwardProblem, ForwardSchedule, Variant
+from kernelwright.gen.spec import (
+    BackwardSchedule,
+    ForwardProblem,
+    ForwardSchedule,
+    QueryGradientSchedule,
+    Schedule,
+    Variant,
+)
 from kernelwright.runtime.inputs import check
 from kernelwright.runtime.options import Options, Sequences
-from kernelwright.tuner.model import call_counts
 from kernelwright.tuner.shapes import Shape
+from kernelwright.tuner.step_work import step_work
+from kernelwright.tuner.walks import call_counts
 
 pytestmark = pytest.mark.nvcc
 
 SCHEDULE = ForwardSchedule(block_m=32, block_n=32, num_warps=2, num_stages=2, q_in_regs=False)
 ONE_STAGE = replace(SCHEDULE, block_n=48, num_stages=1, q_in_regs=True)
+KEYS = BackwardSchedule(block_m=32, block_n=64, num_warps=4, num_stages=2, warps_scores=2, warps_kv=2, warps_q=2)
+KEYS_ONE_STAGE = replace(KEYS, block_n=32, num_stages=1, warps_q=1)
+QUERIES = QueryGradientSchedule(block_m=32, block_n=32, num_warps=2, num_stages=2)
 SHAPE = Shape(batch=2, num_heads_q=4, num_heads_kv=2, seqlen_q=75, seqlen_k=133)
 WINDOW = replace(SHAPE, window_left=40, window_right=7)
 
 
-def variant(schedule: ForwardSchedule = SCHEDULE, **problem: object) -> Variant:
+def variant(schedule: Schedule = SCHEDULE, **problem: object) -> Variant:
     return Variant(sm=80, problem=ForwardProblem(**{"dtype": "fp16", "head_dim": 64, **problem}), schedule=schedule)
 
 
@@ -55,6 +67,26 @@ CASES = {
     ),
     "dropout": (variant(has_dropout=True), SHAPE),
 }
+GRADIENTS = {
+    f"{one.operation} with {schedule.num_stages} stages, {name}": (one, shape)
+    for name, problem, shape in [
+        ("all", {}, SHAPE),
+        ("causal", {"is_causal": True}, SHAPE),
+        ("more queries than keys", {"is_causal": True}, replace(SHAPE, seqlen_q=150, seqlen_k=70)),
+        ("a window", {"is_local": True, "head_dim": 72, "head_dim_v": 40}, WINDOW),
+        ("sequences", {"is_varlen": True, "is_causal": True}, replace(SHAPE, batch=3)),
+        ("a cap", {"has_softcap": True}, SHAPE),
+        (
+            "a cap and no keys for some",
+            {"has_softcap": True, "is_causal": True},
+            replace(SHAPE, seqlen_q=150, seqlen_k=70),
+        ),
+        ("a bias", {"has_bias": True, "is_causal": True}, SHAPE),
+    ]
+    for schedule in (KEYS, KEYS_ONE_STAGE, QUERIES, replace(QUERIES, num_stages=1))
+    for one in [variant(schedule, **problem)]
+    if name in ("all", "causal") or schedule in (KEYS, QUERIES)
+}
 
 
 def counted(one: Variant, ptx: bytes, shape: Shape) -> dict[str, int]:
@@ -85,19 +117,24 @@ def counted(one: Variant, ptx: bytes, shape: Shape) -> dict[str, int]:
         sequences=sequences,
     )
     request = check(q, k, v, options)
-    done = emulated.launch(
-        load(ptx.decode()),
-        emulated.Kernel.of(one),
-        {"q": request.q, "k": request.k, "v": request.v, **request.lowered.tensors},
-        {"softmax_scale": 0.125, **request.lowered.scalars},
-    )
-    return done.report.counters
+    given = {"q": request.q, "k": request.k, "v": request.v, **request.lowered.tensors}
+    scalars = {"softmax_scale": 0.125, **request.lowered.scalars}
+    if one.operation != "flash_fwd":
+        rows = torch.randn(request.lse_shape)
+        given |= {"dout": torch.randn(request.out_shape).half(), "lse": rows, "delta": rows.clone()}
+        scalars["max_seqlen_k"] = request.shape.max_seqlen_k
+        if one.operation == "flash_bwd":
+            given["dq_sum"] = torch.zeros(request.q.shape)
+        known = {member["name"] for key in ("tensors", "scalars") for member in bindings()[one.operation][key]}
+        given, scalars = ({name: value for name, value in each.items() if name in known} for each in (given, scalars))
+    return emulated.launch(load(ptx.decode()), emulated.Kernel.of(one), given, scalars).report.counters
 
 
 @pytest.fixture(scope="module")
 def counters(build):
-    kernels = {one.variant: one.ptx for one in build(list(dict.fromkeys(one for one, _ in CASES.values())))}
-    return {name: counted(one, kernels[one], shape) for name, (one, shape) in CASES.items()}
+    every = {**CASES, **GRADIENTS}
+    kernels = {one.variant: one.ptx for one in build(list(dict.fromkeys(one for one, _ in every.values())))}
+    return {name: counted(one, kernels[one], shape) for name, (one, shape) in every.items()}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -113,6 +150,23 @@ def test_the_model_counts_what_the_emulator_counts(counters, name):
     assert found["mufu"] == modelled.mufu + num_rows - 4 * blind_rows(one, shape)
     if one.problem.has_bias and not one.problem.has_alibi:
         assert found["global_load_bytes"] == modelled.copied_bytes + modelled.bias_bytes
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_the_model_counts_what_the_emulator_counts_of_gradients(counters, name):
+    one, shape = GRADIENTS[name]
+    found, modelled = counters[name], call_counts(one, shape)
+    assert found["mma_flops"] == modelled.mma_flops > 0
+    assert found["cp_async_bytes"] == modelled.copied_bytes
+    divisions = 2 * one.schedule.threads * found["blocks"] if one.problem.has_softcap else 0
+    assert modelled.mufu <= found["mufu"] <= modelled.mufu + divisions
+    if one.operation == "flash_bwd_dq":
+        assert found["global_store_bytes"] == modelled.out_bytes
+    work = step_work(one)
+    steps = modelled.mma_flops // work.mma_flops
+    assert found["ldmatrix_wavefronts_ideal"] * 128 == steps * work.read_bytes
+    if one.operation == "flash_bwd":
+        assert 0 < found["atomics"] <= steps * work.atomics * 32
 
 
 def blind_rows(one: Variant, shape: Shape) -> int:

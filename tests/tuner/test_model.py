@@ -6,9 +6,10 @@ import pytest
 
 from kernelwright.gen.devices import devices
 from kernelwright.gen.spec import ForwardProblem, ForwardSchedule, Variant
-from kernelwright.tuner.model import key_tiles, model_cycles, step_cycles, thread_blocks
+from kernelwright.tuner.model import model_cycles, step_cycles
 from kernelwright.tuner.occupancy import occupancy
 from kernelwright.tuner.shapes import Shape
+from kernelwright.tuner.walks import step_tiles, thread_blocks
 
 
 def variant(sm, head_dim, is_causal, block_m, block_n, num_warps, num_stages=1, q_in_regs=False):
@@ -76,12 +77,12 @@ def test_occupancy_is_what_the_toolkit_says(device, registers, threads, smem_byt
 
 def test_a_causal_head_visits_the_tiles_under_the_diagonal_longest_first():
     causal = variant(80, 64, True, 128, 64, 4)
-    assert key_tiles(causal, shape(512)) == [8, 6, 4, 2]
+    assert step_tiles(causal, shape(512)) == [8, 6, 4, 2]
     longer = Shape(batch=1, num_heads_q=1, num_heads_kv=1, seqlen_q=100, seqlen_k=300)
-    assert key_tiles(causal, longer) == [5]
+    assert step_tiles(causal, longer) == [5]
     more_queries = Shape(batch=1, num_heads_q=1, num_heads_kv=1, seqlen_q=256, seqlen_k=64)
-    assert key_tiles(causal, more_queries) == [1, 0]  # early queries see no key
-    assert key_tiles(variant(80, 64, False, 128, 64, 4), longer) == [5]
+    assert step_tiles(causal, more_queries) == [1, 0]  # early queries see no key
+    assert step_tiles(variant(80, 64, False, 128, 64, 4), longer) == [5]
 
 
 def test_tensor_and_exp_cycles_follow_from_the_tile():
@@ -142,8 +143,9 @@ def modelled(one, of=GROUPED):
 def test_a_window_costs_what_it_visits():
     local = featured(is_local=True)
     narrow, wide = (replace(GROUPED, window_left=left, window_right=0) for left in (511, 2047))
-    assert key_tiles(local, narrow)[-1] == 9 and key_tiles(local, wide)[-1] == 33  # 8 and 32 tiles, and one cut in two
-    assert key_tiles(local, replace(GROUPED, window_right=0)) == key_tiles(featured(is_causal=True), GROUPED)[::-1]
+    # 8 and 32 tiles, and one cut in two
+    assert step_tiles(local, narrow)[-1] == 9 and step_tiles(local, wide)[-1] == 33
+    assert step_tiles(local, replace(GROUPED, window_right=0)) == step_tiles(featured(is_causal=True), GROUPED)[::-1]
     assert modelled(local, narrow) < 0.5 * modelled(local, wide) < 0.5 * modelled(local, GROUPED)
 
 

@@ -1,16 +1,18 @@
 """Spaces: faults are named by path, refusals are counted by rule."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 from tuner_fakes import SPACE
 
 from kernelwright.gen.devices import devices, reference_device
 from kernelwright.gen.errors import ConfigError
+from kernelwright.gen.ladder import default_backward_schedule
+from kernelwright.gen.spec import BackwardSchedule
 from kernelwright.tuner.cli import main
 from kernelwright.tuner.errors import NoLegalPointError
 from kernelwright.tuner.pool import SPEC_RULE, enumerate_pool, require_legal_points
-from kernelwright.tuner.space import DEFAULT_SPACE, load_space, point_of, schedule_of, space_names
+from kernelwright.tuner.space import DEFAULT_SPACE, load_space, point_of, space_names
 
 GOOD = """
 schema: 1
@@ -153,7 +155,38 @@ def test_a_space_without_a_legal_point_names_the_rules():
 
 def test_a_point_and_a_schedule_are_the_same_thing():
     for point, variant in enumerate_pool(SPACE, reference_device(80)).legal.items():
-        assert point_of(variant.schedule) == point and schedule_of(point) == variant.schedule
+        assert point_of(variant.schedule) == point and SPACE.variant_of(point) == variant
+
+
+BACKWARD = """
+schema: 1
+kernel: flash_bwd
+arch: sm80
+problem: {dtype: bf16, head_dim: 64, is_causal: true}
+schedule:
+  {block_m: [64], block_n: [64, 128], num_warps: 8, num_stages: [1, 2], warps_scores: 4, warps_kv: [2, 4], warps_q: 4}
+constraints: [smem_fits, registers_fit]
+shapes: {batch: 4, num_heads_q: 16, num_heads_kv: 4, seqlen: [512, 8192]}
+"""
+
+
+def test_a_space_of_another_operation_has_the_fields_of_its_schedule(tmp_path):
+    space = load_space(write(tmp_path, BACKWARD))
+    pool = enumerate_pool(space, devices()["a100"])
+    assert list(pool.choices) == [field.name for field in fields(BackwardSchedule)]
+    assert {one.operation for one in pool.legal.values()} == {"flash_bwd"} and len(pool.legal) >= 6
+    assert pool.default == point_of(default_backward_schedule(80, space.problem))
+    for point, variant in pool.legal.items():
+        assert point_of(variant.schedule) == point and space.variant_of(point) == variant
+    with pytest.raises(ConfigError, match=r"\$\.schedule: (missing|unknown) key"):
+        load_space(write(tmp_path, BACKWARD.replace("flash_bwd", "flash_bwd_dq")))
+    with pytest.raises(ConfigError, match=r"\$\.kernel: found 'flash_bwd_delta'; allowed: .*flash_bwd_dq"):
+        load_space(write(tmp_path, BACKWARD.replace("flash_bwd", "flash_bwd_delta")))
+
+
+def test_the_operation_is_part_of_a_digest(tmp_path):
+    found = {load_space(name).digest for name in space_names()}
+    assert len(found) == len(space_names())
 
 
 def test_a_digest_covers_everything_but_the_name():
