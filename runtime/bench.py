@@ -1,22 +1,25 @@
-"""Time a module's kernels beside torch's scaled_dot_product_attention, with device events, on a GPU."""
+"""Time a module's kernels beside torch's scaled_dot_product_attention on a GPU, by events or graphs (`timing.py`)."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 
 import torch
 
+from .cuda_timer import CudaTimer, capture_graph
 from .module import DispatchModule
 from .problems import TORCH_DTYPES
 from .support import device_key
+from .timing import Method, Timer, method_for, sampling_of
 
 WARM_UP = 10
 REPETITIONS = 50
 TOKENS = 16384  # batch * seqlen, as in FlashAttention's benchmarks
 HIDDEN = 2048  # num_heads * head_dim, likewise
-FLUSH_BYTES = 256 << 20  # written between repetitions: larger than any L2 cache
+L2_MIB = 128  # flushed between repetitions: no GPU has more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +40,8 @@ class BenchRow:
     tflops: float
     sdpa_tflops: float
     repetitions: int
+    method: Method
+    sdpa_method: Method
 
     def to_dict(self) -> dict[str, object]:
         """Return plain data."""
@@ -68,12 +73,14 @@ def bench_module(module: DispatchModule, *, device: str, seqlens: Sequence[int])
             if not one.why_illegal and _is_plain(one.kernel.problem)
         }
     )
-    flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device=torch.device(device))
     rows = []
-    for dtype, head_dim, is_causal in problems:
-        for seqlen in seqlens:
-            shape = (max(1, TOKENS // seqlen), seqlen, max(1, HIDDEN // head_dim), head_dim)
-            rows.append(_row(module, opened.facts.title, dtype, is_causal, shape, flush))
+    place = torch.device(device)
+    with torch.cuda.device(place) if place.type == "cuda" else nullcontext():  # whose stream events are recorded in
+        timer = CudaTimer(L2_MIB, device=device)
+        for dtype, head_dim, is_causal in problems:
+            for seqlen in seqlens:
+                shape = (max(1, TOKENS // seqlen), seqlen, max(1, HIDDEN // head_dim), head_dim)
+                rows.append(_row(module, opened.facts.title, dtype, is_causal, shape, timer, place))
     return rows
 
 
@@ -89,14 +96,20 @@ def _row(
     dtype: str,
     is_causal: bool,
     shape: tuple[int, int, int, int],
-    flush: torch.Tensor,
+    timer: Timer,
+    place: torch.device,
 ) -> BenchRow:
     batch, seqlen, num_heads, head_dim = shape
-    q, k, v = (torch.randn(shape, dtype=TORCH_DTYPES[dtype], device=flush.device) for _ in range(3))
+    q, k, v = (torch.randn(shape, dtype=TORCH_DTYPES[dtype], device=place) for _ in range(3))
     heads_first = [one.transpose(1, 2) for one in (q, k, v)]
     attention = torch.nn.functional.scaled_dot_product_attention
-    ours = _median_us(lambda: module.flash_attn_func(q, k, v, causal=is_causal), flush)
-    theirs = _median_us(lambda: attention(*heads_first, is_causal=is_causal), flush)
+    (ours, method), (theirs, sdpa_method) = _medians_us(
+        (
+            lambda: module.flash_attn_func(q, k, v, causal=is_causal),
+            lambda: attention(*heads_first, is_causal=is_causal),
+        ),
+        timer,
+    )
     pairs = seqlen * (seqlen + 1) / 2 if is_causal else seqlen**2
     flops = 4 * batch * num_heads * pairs * head_dim
     return BenchRow(
@@ -114,18 +127,19 @@ def _row(
         tflops=flops / ours / 1e6,
         sdpa_tflops=flops / theirs / 1e6,
         repetitions=REPETITIONS,
+        method=method,
+        sdpa_method=sdpa_method,
     )
 
 
-def _median_us(run: Callable[[], object], flush: torch.Tensor) -> float:
-    times: list[float] = []
-    for repetition in range(WARM_UP + REPETITIONS):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        flush.zero_()
-        begin.record()
-        run()
-        end.record()
-        end.synchronize()
-        if repetition >= WARM_UP:
-            times.append(begin.elapsed_time(end) * 1e3)
-    return statistics.median(times)
+def _medians_us(calls: Sequence[Callable[[], object]], timer: Timer) -> list[tuple[float, Method]]:
+    """Return each call's median and how it was timed: all alike, where all can be captured."""
+    expected_us = [min(timer.sample_us(call) for _ in range(WARM_UP)) for call in calls]
+    method = method_for(expected_us)
+    samplings = [
+        sampling_of(call, timer, expected, method, capture_graph)
+        for call, expected in zip(calls, expected_us, strict=True)
+    ]
+    return [
+        (statistics.median(sampling.sample_us() for _ in range(REPETITIONS)), sampling.method) for sampling in samplings
+    ]

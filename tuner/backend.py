@@ -31,7 +31,7 @@ def scorer_version(label: Label) -> str:
         return f"model {MODEL_VERSION}"
     from kernelwright.tuner.measure import MEASURE_VERSION
 
-    return f"CUDA events {MEASURE_VERSION}"
+    return f"CUDA events or graphs {MEASURE_VERSION}"
 
 
 def make_work(request: Request, target: Target, compiler: NinjaCompiler, first: Variant) -> Work:
@@ -78,5 +78,5 @@ def _scorer(request: Request, target: Target, scratch: ScratchModule) -> tuple[S
         return ModelScorer(device=target.device, shapes=request.space.shapes), None
     from kernelwright.tuner.measure import GpuScorer
 
-    scorer = GpuScorer(scratch=scratch, device=target.device, shapes=request.space.shapes)
+    scorer = GpuScorer(scratch=scratch, shapes=request.space.shapes)
     return scorer, scorer

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from kernelwright.gen.spec import Variant
+from kernelwright.runtime.timing import Method, method_for
 from kernelwright.tuner.isolation import WorkerLostError
 from kernelwright.tuner.racing import MeasureError, RaceSettings, race
 from kernelwright.tuner.results import Outcome, Status, ranked
@@ -52,8 +53,9 @@ def hold_final(
     if default not in good:
         default = None
     fields = {shape: _near(good, shape, default) for shape in shapes}
+    methods = {shape: method_for([one.figures[shape] for one in good.values()]) for shape in shapes}
     chosen = list(dict.fromkeys(one for near in fields.values() for one in near))
-    clock = _Clock(work, timer, {one.variant: one for one in work.compiler.compile(chosen)})
+    clock = _Clock(work, timer, {one.variant: one for one in work.compiler.compile(chosen)}, methods)
     chance = random.Random(seed)
     finalists: dict[Variant, None] = {} if default is None else {default: None}
     for shape, near in fields.items():
@@ -61,14 +63,28 @@ def hold_final(
         found = race(alive, partial(clock.time, shape), default=default, seed=chance.getrandbits(32), settings=RACE)
         finalists |= dict.fromkeys(one for one, _ in found.ranking[:_GO_ON])
     rounds = _rounds(clock, list(finalists), shapes, chance)
-    failed = [replace(good[one], status=status, detail=detail, figures={}, samples={}, states={}, final=number)
-              for one, (status, detail) in clock.failed.items()]  # fmt: skip
+    failed = [
+        replace(
+            good[one],
+            status=status,
+            detail=detail,
+            figures={},
+            samples={},
+            states={},
+            methods={},
+            dropped={},
+            final=number,
+        )
+        for one, (status, detail) in clock.failed.items()
+    ]
     return failed + [
         replace(
             good[one],
             figures={shape: round(statistics.median(samples), 3) for shape, samples in timed.items()},
             samples={shape: tuple(samples) for shape, samples in timed.items()},
             states={shape: clock.states[one, shape] for shape in shapes if (one, shape) in clock.states},
+            methods=dict(clock.methods),
+            dropped={},
             final=number,
         )
         for one, timed in rounds.items()
@@ -101,11 +117,17 @@ def _rounds(
 
 @dataclass(slots=True)
 class _Clock:
-    """Times kernels in the worker, and remembers those that cannot be timed."""
+    """Times kernels in the worker, and remembers those that cannot be timed.
+
+    On a shape all are timed by one method: that of the shortest, or by events where what comes first, the reference of
+    the first race, cannot be captured into a graph.
+    """
 
     work: Work
     timer: Timer
     compiled: dict[Variant, Compiled]
+    methods: dict[str, Method]
+    settled: set[str] = field(default_factory=set)  # shapes
     failed: dict[Variant, tuple[Status, str]] = field(default_factory=dict)
     states: dict[tuple[Variant, str], dict[str, object]] = field(default_factory=dict)
 
@@ -121,7 +143,9 @@ class _Clock:
             self.failed[one] = self.compiled[one].fault_status, self.compiled[one].fault
             raise MeasureError(self.compiled[one].fault)
         try:
-            future = self.work.judging.submit(time_kernel, self.compiled[one], self.timer, shape, repeats)
+            future = self.work.judging.submit(
+                time_kernel, self.compiled[one], self.timer, shape, repeats, self.methods[shape]
+            )
             timed = future.result(timeout=self.work.timeout_s)
         except TimeoutError as error:
             self.work.restart()
@@ -134,6 +158,12 @@ class _Clock:
         if isinstance(timed, Outcome):
             self.failed[one] = timed.status, timed.detail
             raise MeasureError(timed.detail)
+        if shape not in self.settled:
+            self.settled.add(shape)
+            self.methods[shape] = timed.method
+        if timed.method != self.methods[shape]:
+            self.failed[one] = "launch", f"timed by {timed.method}, the others by {self.methods[shape]}: {timed.note}"
+            raise MeasureError(self.failed[one][1])
         if timed.state is not None:
             self.states[one, shape] = dict(timed.state)
         return timed.samples

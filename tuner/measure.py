@@ -1,20 +1,21 @@
 """The measured scorer: device time of a kernel on a GPU, through a module's own launcher.
 
-Each sample flushes the L2 cache, then times one call between two CUDA events. Queueing the flush ahead of the
-events also hides the host's share of the launch. Figures are medians, in microseconds.
+Samples have a cold L2 cache and are taken by events, or by graphs where kernels are short (`runtime/timing.py`).
+Figures are medians, in microseconds. What is far behind the best of the search gets few samples.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
-from kernelwright.gen.devices import Device
 from kernelwright.gen.spec import ForwardProblem
+from kernelwright.runtime.cuda_timer import CudaTimer, capture_graph
+from kernelwright.runtime.timing import Capture, Method, Sampling, Timer, method_for, sampling_of
 from kernelwright.tuner.errors import TunerError
 from kernelwright.tuner.gpu_state import current_pci_bus_id, read_state
 from kernelwright.tuner.isolation import stage
@@ -23,35 +24,14 @@ from kernelwright.tuner.scratch import ScratchModule
 from kernelwright.tuner.shapes import SPARSE_SHARE, Shape
 from kernelwright.tuner.work import Compiled, Scored, Timed
 
-MEASURE_VERSION = 2  # 2: estimates of 5 samples, finals raced
+MEASURE_VERSION = 3  # 2: estimates of 5 samples, finals raced; 3: graphs where kernels are short
 _SPARSE_BLOCK = 128  # queries and keys of a block-sparse call's blocks
 _WARM_UP_CALLS = 3
 _REPETITIONS = 20
 _ESTIMATE = 5  # samples of a shape in the search; finals decide
-_FLUSH_FACTOR = 2  # of the L2 cache, written before each sample
+_LOOKS = 2  # samples of a shape after which a kernel may be dropped: one may be slow by accident
+HOPELESS = 2.0  # times the best of the search on a shape, from which on a kernel is dropped there
 _TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class Timer(Protocol):
-    """Measures one call of a function on the device, with a cold L2 cache."""
-
-    def sample_us(self, call: Callable[[], object]) -> float: ...
-
-
-class CudaTimer:
-    """CUDA events on the current stream."""
-
-    def __init__(self, l2_mib: int) -> None:
-        self._buffer = torch.empty(_FLUSH_FACTOR * l2_mib * 2**18, dtype=torch.int32, device="cuda")
-
-    def sample_us(self, call: Callable[[], object]) -> float:
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        self._buffer.zero_()
-        start.record()
-        call()
-        end.record()
-        end.synchronize()
-        return float(start.elapsed_time(end)) * 1e3
 
 
 def median_us(
@@ -68,6 +48,39 @@ def samples_us(
     for _ in range(warm_up):
         timer.sample_us(call)
     return [round(timer.sample_us(call), 3) for _ in range(repetitions)]
+
+
+def estimate(call: Callable[[], object], timer: Timer, capture: Capture | None, best_us: float | None) -> Timed:
+    """Take the samples of a search's estimate; few if the first of them are beyond twice the best so far.
+
+    Args:
+        call: what is timed.
+        timer, capture: how; see `runtime/timing.py`.
+        best_us: the best figure of the same shape so far; None if there is none.
+    """
+    timer.sample_us(call)  # loads the kernel
+    expected_us = timer.sample_us(call)
+    known = [] if best_us is None else [best_us]
+    sampling = sampling_of(call, timer, expected_us, method_for([expected_us, *known]), capture)
+    looks = [round(sampling.sample_us(), 3) for _ in range(_LOOKS)]  # the rest of the warm-up
+    if best_us is not None and min(looks) > HOPELESS * best_us and not sampling.note:
+        dropped = f"more than {HOPELESS:g} times the best ({best_us:g} us) at its first {_LOOKS} samples"
+        return _timed(sampling, looks, dropped)
+    return _timed(sampling, [round(sampling.sample_us(), 3) for _ in range(_ESTIMATE)])
+
+
+def burst(call: Callable[[], object], timer: Timer, capture: Capture | None, repeats: int, method: Method) -> Timed:
+    """Take raw samples in a row, the first of which is of a cold kernel."""
+    if method == "events":
+        return _timed(
+            sampling_of(call, timer, 0.0, method, capture), samples_us(call, timer, warm_up=0, repetitions=repeats)
+        )
+    sampling = sampling_of(call, timer, timer.sample_us(call), method, capture)
+    return _timed(sampling, [round(sampling.sample_us(), 3) for _ in range(repeats)])
+
+
+def _timed(sampling: Sampling, samples: list[float], dropped: str = "") -> Timed:
+    return Timed(samples=samples, method=sampling.method, dropped=dropped, note=sampling.note)
 
 
 def require_gpu_answers() -> None:
@@ -137,12 +150,10 @@ class GpuScorer:
 
     Args:
         scratch: the module that launches.
-        device: the GPU's row in `configs/devices.yaml`, for the size of its L2 cache.
         shapes: what to measure.
     """
 
     scratch: ScratchModule
-    device: Device
     shapes: tuple[Shape, ...]
 
     @property
@@ -151,35 +162,45 @@ class GpuScorer:
 
     def score(self, compiled: Compiled) -> Scored:
         """Give an estimate of each shape: enough to say what is worth a place in the final."""
-        timer = CudaTimer(self.device.l2_mib)
+        return self.score_against(compiled, {})
+
+    def score_against(self, compiled: Compiled, best: Mapping[str, float]) -> Scored:
+        """Do the same with few samples of a shape on which a kernel is far behind the best so far."""
+        timer = CudaTimer()
         with self.scratch.holding(compiled) as module:
             timed = {
-                shape.name: self._timed(module, compiled, shape, timer, _WARM_UP_CALLS, _ESTIMATE)
+                shape.name: self._timed(
+                    module,
+                    compiled,
+                    shape,
+                    lambda call, name=shape.name: estimate(call, timer, capture_graph, best.get(name)),  # type: ignore[misc]
+                )
                 for shape in self.shapes
             }
         return Scored(
             figures={name: round(statistics.median(one.samples), 3) for name, one in timed.items()},
             samples={name: one.samples for name, one in timed.items()},
             states={name: one.state for name, one in timed.items() if one.state is not None},
+            methods={name: one.method for name, one in timed.items()},
+            dropped={name: one.dropped for name, one in timed.items() if one.dropped},
         )
 
-    def time(self, compiled: Compiled, shape: str, repeats: int) -> Timed:
+    def time(self, compiled: Compiled, shape: str, repeats: int, method: Method) -> Timed:
         """Return raw times, the first of which is of a cold kernel."""
         (wanted,) = (one for one in self.shapes if one.name == shape)
+        timer = CudaTimer()
         with self.scratch.holding(compiled) as module:
-            return self._timed(module, compiled, wanted, CudaTimer(self.device.l2_mib), 0, repeats)
+            return self._timed(
+                module, compiled, wanted, lambda call: burst(call, timer, capture_graph, repeats, method)
+            )
 
     def _timed(
         self,
         module: Any,  # Any: imported at run time
         compiled: Compiled,
         shape: Shape,
-        timer: Timer,
-        warm_up: int,
-        repeats: int,
+        take: Callable[[Callable[[], object]], Timed],
     ) -> Timed:
         stage(f"measuring {shape.name}")
-        call = make_call(module, compiled.variant.problem, shape, "cuda")
-        samples = samples_us(call, timer, warm_up=warm_up, repetitions=repeats)
-        state = read_state(current_pci_bus_id() if torch.cuda.is_available() else None)
-        return Timed(samples=samples, state=state)
+        timed = take(make_call(module, compiled.variant.problem, shape, "cuda"))
+        return replace(timed, state=read_state(current_pci_bus_id() if torch.cuda.is_available() else None))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from kernelwright.gen.spec import Variant
+from kernelwright.runtime.timing import Method
 
 Label = Literal["modelled", "measured"]
 Status = Literal["ok", "compile", "spill", "launch", "wrong", "timeout"]
@@ -50,6 +51,8 @@ class Outcome:
         seconds: how long trying it took, compiling aside.
         samples: the raw times behind each figure, by shape name; none for modelled figures.
         states: clocks, power and throttle reasons of the GPU after the samples of a shape, where it tells them.
+        methods: how the samples of a shape were taken, events or graph; none for modelled figures.
+        dropped: of each shape on which few samples were taken, why: it is far behind. Its figure there is a rough one.
         final: the number of the study's final that the figures are from, from 1; 0 for the search's own estimate.
     """
 
@@ -64,6 +67,8 @@ class Outcome:
     seconds: float = 0.0
     samples: Mapping[str, Sequence[float]] = field(default_factory=dict)
     states: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    methods: Mapping[str, Method] = field(default_factory=dict)
+    dropped: Mapping[str, str] = field(default_factory=dict)
     final: int = 0
 
     @property

@@ -71,15 +71,17 @@ class Stage:
         timeout_s: how long one may take before it counts as hung.
         restart: frees the workers after one hung or was lost.
         shared: whether the workers are one pool, in which all are lost or restarted together.
+        known: what `work` is given beside its value, asked for when it begins.
     """
 
     name: str
-    work: Callable[[Any], Any]  # Any: each stage has its own types
+    work: Callable[..., Any]  # Any: each stage has its own types
     executor: Executor
     workers: int
     timeout_s: float = 300.0
     restart: Callable[[], None] = lambda: None
     shared: bool = True
+    known: Callable[[], tuple[Any, ...]] = tuple
 
 
 @dataclass(slots=True)
@@ -184,11 +186,12 @@ class Schedule(Generic[Item, Result]):
                 if any(task.alone for task in running) or (queue[0].alone and running):
                     break  # a suspect runs by itself, so that the blame falls on the right one
                 task = queue.popleft()
+                known = stage.known()
                 try:
-                    future = stage.executor.submit(stage.work, task.value)
+                    future = stage.executor.submit(stage.work, task.value, *known)
                 except BrokenExecutor:
                     stage.restart()
-                    future = stage.executor.submit(stage.work, task.value)
+                    future = stage.executor.submit(stage.work, task.value, *known)
                 task.started = self.clock()
                 self._running[future] = task
                 running.append(task)

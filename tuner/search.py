@@ -57,12 +57,15 @@ def search(
     ledger and what was not is free to be tried again.
     """
     until = clock() + budget.seconds
+    best = Best()
+    for outcome in ledger.outcomes():
+        best.take(outcome)
     schedule: Schedule[Variant, Outcome] = Schedule(
         clerk=_Clerk(ledger, budget.trials - ledger.num_tried, watcher),
-        stages=_stages(work, device),
+        stages=_stages(work, device, best),
         failed=_failed,
         batch=work.compilers,
-        keep=partial(_keep, ledger, watcher),
+        keep=partial(_keep, ledger, watcher, best),
         stop=lambda: clock() >= until,
         clock=clock,
     )
@@ -93,8 +96,26 @@ class _Clerk:
         self._ledger.tell(result)
 
 
-def _keep(ledger: StoredLedger, watcher: Watcher, outcome: Outcome) -> None:
+class Best:
+    """The best figure of each shape so far, against which a scorer may give up on others early."""
+
+    def __init__(self) -> None:
+        self._figures: dict[str, float] = {}
+
+    def take(self, outcome: Outcome) -> None:
+        """Count an outcome; rough figures count for nothing, and nor do failures, which have none."""
+        for shape, figure in outcome.figures.items():
+            if shape not in outcome.dropped:
+                self._figures[shape] = min(figure, self._figures.get(shape, figure))
+
+    def figures(self) -> dict[str, float]:
+        """Return what is known at this moment."""
+        return dict(self._figures)
+
+
+def _keep(ledger: StoredLedger, watcher: Watcher, best: Best, outcome: Outcome) -> None:
     ledger.keep(outcome)
+    best.take(outcome)
     watcher.finished(outcome)
 
 
@@ -108,7 +129,7 @@ def _failed(variant: Variant, stage: str, error: BaseException | Loss) -> Outcom
     return Outcome(variant=variant, status=status, detail=detail)
 
 
-def _stages(work: Work, device: Device) -> list[Stage]:
+def _stages(work: Work, device: Device, best: Best) -> list[Stage]:
     judging = partial(
         Stage,
         executor=work.judging,
@@ -125,5 +146,5 @@ def _stages(work: Work, device: Device) -> list[Stage]:
             timeout_s=_COMPILE_S,
         ),
         judging(name="verify", work=partial(verify_kernel, verifier=work.verifier, device=device)),
-        judging(name="time", work=partial(score_kernel, scorer=work.scorer)),
+        judging(name="time", work=partial(score_kernel, scorer=work.scorer), known=lambda: (best.figures(),)),
     ]

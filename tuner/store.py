@@ -23,6 +23,7 @@ from kernelwright.build.files import explain_os_error
 from kernelwright.gen.errors import ConfigError, SpecError
 from kernelwright.gen.schema import Node
 from kernelwright.gen.spec import Variant
+from kernelwright.runtime.timing import Method
 from kernelwright.tuner.errors import StoreError
 from kernelwright.tuner.interrupts import uninterrupted
 from kernelwright.tuner.ledger import Identity, Ledger, mend_journal, only_run
@@ -35,6 +36,7 @@ _IDENTITY = [field.name for field in fields(Identity)]
 _COMMON = ["schema", "record", "time", "study", *_IDENTITY, "variant"]
 _OUTCOME = ["status", "kind", "detail", "shapes", "registers", "spill_bytes", "blocks_per_sm", "verified", "seconds"]
 _SHAPE = ["figure", "samples", "state"]
+_SHAPE_OPTIONAL = ["method", "dropped"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,6 +286,8 @@ def to_plain(record: Record) -> dict[str, object]:
                 "figure": figure,
                 "samples": list(outcome.samples.get(name, ())),
                 "state": outcome.states.get(name),
+                **({"method": outcome.methods[name]} if name in outcome.methods else {}),
+                **({"dropped": outcome.dropped[name]} if name in outcome.dropped else {}),
             }
             for name, figure in outcome.figures.items()
         },
@@ -334,13 +338,19 @@ def _outcome(members: Mapping[str, Node], variant: Variant) -> Outcome:
     figures: dict[str, float] = {}
     samples: dict[str, tuple[float, ...]] = {}
     states: dict[str, Mapping[str, Any]] = {}
+    methods: dict[str, Method] = {}
+    dropped: dict[str, str] = {}
     for name, node in members["shapes"].members().items():
-        shape = node.mapping(_SHAPE)
+        shape = node.mapping(_SHAPE, _SHAPE_OPTIONAL)
         figures[name] = _number(shape["figure"])
         found = shape["samples"].value
         samples[name] = tuple(_number(one) for one in shape["samples"].items()) if found else ()
         if shape["state"].value is not None:
             states[name] = {key: one.value for key, one in shape["state"].members().items()}
+        if "method" in shape:
+            methods[name] = "graph" if shape["method"].text(["events", "graph"]) == "graph" else "events"
+        if "dropped" in shape:
+            dropped[name] = shape["dropped"].text()
     verified = members["verified"]
     return Outcome(
         variant=variant,
@@ -349,6 +359,8 @@ def _outcome(members: Mapping[str, Node], variant: Variant) -> Outcome:
         figures=figures,
         samples={name: values for name, values in samples.items() if values},
         states=states,
+        methods=methods,
+        dropped=dropped,
         registers=members["registers"].integer(0),
         spill_bytes=members["spill_bytes"].integer(0),
         blocks_per_sm=members["blocks_per_sm"].integer(0),

@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
-from typing import ParamSpec, Protocol, TypeVar
+from typing import ParamSpec, Protocol, TypeVar, runtime_checkable
 
 from kernelwright.build.kernels import BuiltKernel
 from kernelwright.gen.devices import Device
 from kernelwright.gen.spec import Variant
+from kernelwright.runtime.timing import Method
 from kernelwright.tuner.isolation import WorkerLostError, stage
 from kernelwright.tuner.occupancy import Occupancy, occupancy
 from kernelwright.tuner.results import Label, Outcome, Status
@@ -52,14 +53,27 @@ class Scored:
     figures: Mapping[str, float]
     samples: Mapping[str, Sequence[float]] = field(default_factory=dict)
     states: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    methods: Mapping[str, Method] = field(default_factory=dict)
+    dropped: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timed:
-    """Times of a kernel on a shape, and the GPU's state after them, where it tells it."""
+    """Times of a kernel on a shape.
+
+    Args:
+        samples: raw.
+        state: of the GPU after them, where it tells it.
+        method: how they were taken.
+        dropped: why there are few; "" if there are as many as asked for.
+        note: why they were not taken by the method that was asked for; "" if they were.
+    """
 
     samples: Sequence[float]
     state: Mapping[str, object] | None = None
+    method: Method = "events"
+    dropped: str = ""
+    note: str = ""
 
 
 class Compiler(Protocol):
@@ -83,10 +97,19 @@ class Scorer(Protocol):
     def score(self, compiled: Compiled) -> Mapping[str, float] | Scored: ...
 
 
+@runtime_checkable
+class RacingScorer(Protocol):
+    """A scorer whose figures cost time, and who spends less of it on what is far behind."""
+
+    def score_against(self, compiled: Compiled, best: Mapping[str, float]) -> Scored:
+        """Do what `score` does, given the best figure of each shape so far."""
+        ...
+
+
 class Timer(Protocol):
     """Times a kernel on one shape some times in a row, in microseconds. What it raises ends the kernel's race."""
 
-    def time(self, compiled: Compiled, shape: str, repeats: int) -> Timed: ...
+    def time(self, compiled: Compiled, shape: str, repeats: int, method: Method) -> Timed: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,8 +191,14 @@ def verify_kernel(compiled: Compiled, verifier: Verifier, device: Device) -> Ver
     return Verified(compiled=compiled, blocks_per_sm=blocks, record=verdict.record, seconds=seconds)
 
 
-def score_kernel(verified: Verified, scorer: Scorer) -> Outcome:
-    """Give a right kernel its figures. The last stage, in a worker."""
+def score_kernel(verified: Verified, best: Mapping[str, float], scorer: Scorer) -> Outcome:
+    """Give a right kernel its figures. The last stage, in a worker.
+
+    Args:
+        verified: the kernel.
+        best: the best figure of each shape so far.
+        scorer: judges.
+    """
     started, compiled = time.monotonic(), verified.compiled
 
     def failed(detail: str) -> Outcome:
@@ -178,7 +207,10 @@ def score_kernel(verified: Verified, scorer: Scorer) -> Outcome:
 
     try:
         stage("scoring")
-        found = scorer.score(compiled)
+        if best and isinstance(scorer, RacingScorer):
+            found: Mapping[str, float] | Scored = scorer.score_against(compiled, best)
+        else:
+            found = scorer.score(compiled)
     except AssertionError:
         raise
     except Exception as error:
@@ -196,15 +228,17 @@ def score_kernel(verified: Verified, scorer: Scorer) -> Outcome:
         blocks_per_sm=verified.blocks_per_sm,
         samples=scored.samples,
         states=scored.states,
+        methods=scored.methods,
+        dropped=scored.dropped,
         verified=verified.record,
         seconds=verified.seconds + time.monotonic() - started,
     )
 
 
-def time_kernel(compiled: Compiled, timer: Timer, shape: str, repeats: int) -> Timed | Outcome:
+def time_kernel(compiled: Compiled, timer: Timer, shape: str, repeats: int, method: Method) -> Timed | Outcome:
     """Time a right kernel again, in a worker; return how it failed if it did."""
     try:
-        timed = timer.time(compiled, shape, repeats)
+        timed = timer.time(compiled, shape, repeats, method)
     except AssertionError:
         raise
     except Exception as error:

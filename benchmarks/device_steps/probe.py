@@ -65,6 +65,7 @@ def matmul_rate(*, l2_mib: int, device: str = "cuda", size: int = _MATMUL_SIZE) 
 
 
 def _median_us(call: Any, l2_mib: int) -> float:  # Any: a call whose result nobody looks at
-    from kernelwright.tuner.measure import CudaTimer, median_us
+    from kernelwright.runtime.cuda_timer import CudaTimer
+    from kernelwright.tuner.measure import median_us
 
     return median_us(call, CudaTimer(l2_mib), warm_up=_WARM_UP, repetitions=_REPETITIONS)

@@ -1,22 +1,30 @@
 """Times of several calls that do the same work, taken in turn, each with a cold L2 cache.
 
-A sample is taken by the tuner's `CudaTimer`: the cache is flushed, then one call runs between two events. Calls below
-`GRAPH_BELOW_US` are captured into a CUDA graph first, so that several small kernels are not timed by their launches.
+Samples are those of `runtime/timing.py`. Where one of the calls is so short that events would time its launch, all are
+captured into graphs, so that they are compared alike.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
-from kernelwright.tuner.measure import CudaTimer, Timer
+from kernelwright.runtime.cuda_timer import CudaTimer, capture_graph
+from kernelwright.runtime.timing import (
+    GRAPH_BELOW_US,
+    Call,
+    Capture,
+    Method,
+    Sampling,
+    Timer,
+    by_events,
+    sampling_of,
+)
 
-GRAPH_BELOW_US = 50.0
-Call = Callable[[], object]
-Method = Literal["events", "graph"]
+__all__ = ["Limits", "Timing", "capture_graph", "cuda_timer", "describe", "interleaved", "rounds", "summarise"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +36,7 @@ class Limits:
         least: at least so many.
         most: at most so many; FlashAttention's own script takes 30.
         budget_s: between the two, what fits into this time for all calls together.
-        graph_below_us: calls that take less are captured into a graph.
+        graph_below_us: where a call takes less, all are captured into graphs.
     """
 
     warm_up: int = 3
@@ -43,6 +51,7 @@ class Timing:
     """The samples of one call, in the order they were taken. `reason` says why there are none."""
 
     method: Method = "events"
+    launches: int = 1
     samples_us: list[float] = field(default_factory=list)
     note: str = ""
     reason: str = ""
@@ -52,7 +61,7 @@ class Timing:
         figures = summarise(self.samples_us)
         raw = [round(one, 3) for one in self.samples_us]
         notes = {"method_note": self.note} if self.note else {}
-        return {**figures, "method": self.method, "samples_us": raw, **notes}
+        return {**figures, "method": self.method, "launches": self.launches, "samples_us": raw, **notes}
 
 
 def summarise(samples_us: list[float]) -> dict[str, float | None]:
@@ -65,7 +74,7 @@ def summarise(samples_us: list[float]) -> dict[str, float | None]:
 
 
 def interleaved(
-    calls: Mapping[str, Call], timer: Timer, limits: Limits, capture: Callable[[Call], Call] | None = None
+    calls: Mapping[str, Call], timer: Timer, limits: Limits, capture: Capture | None = None
 ) -> dict[str, Timing]:
     """Time calls in turn, so that a clock that drifts meets all of them alike; who is first changes every round.
 
@@ -73,21 +82,24 @@ def interleaved(
         calls: by name. One that raises is left out from then on, with its reason; the others go on.
         timer: takes one sample.
         limits: how many.
-        capture: makes a graph's replay of a call; None leaves graphs out.
+        capture: makes the graphs of a call; None leaves graphs out.
     """
     found = {name: Timing() for name in calls}
-    running: dict[str, Call] = dict(calls)
+    running: dict[str, Sampling] = {name: by_events(call, timer) for name, call in calls.items()}
     expected_us: dict[str, float] = {}
-    for name, call in calls.items():
-        _attempt(name, running, found, partial(_warm_up, name, call, timer, limits, expected_us))
-    for name in list(running):
-        if capture is not None and expected_us[name] < limits.graph_below_us:
-            running[name] = _captured(running[name], capture, found[name])
-    for number in range(rounds(sum(expected_us.values()), limits)):
+    for name, sampling in list(running.items()):
+        _attempt(name, running, found, partial(_warm_up, name, sampling, limits, expected_us))
+    shortest = min((expected_us[name] for name in running), default=limits.graph_below_us)
+    method: Method = "graph" if shortest < limits.graph_below_us else "events"
+    for name in running:
+        running[name] = sampling_of(calls[name], timer, expected_us[name], method, capture)
+        found[name].method, found[name].launches = running[name].method, running[name].launches
+        found[name].note = running[name].note
+    for number in range(rounds(sum(one.cost_us for one in running.values()), limits)):
         names = list(running)
         shift = number % max(1, len(names))
         for name in names[shift:] + names[:shift]:
-            _attempt(name, running, found, partial(_sample, running[name], timer, found[name]))
+            _attempt(name, running, found, partial(_sample, running[name], found[name]))
     return found
 
 
@@ -97,7 +109,7 @@ def rounds(total_us: float, limits: Limits) -> int:
     return max(limits.least, min(limits.most, fitting))
 
 
-def _attempt(name: str, running: dict[str, Call], found: dict[str, Timing], action: Call) -> None:
+def _attempt(name: str, running: dict[str, Sampling], found: dict[str, Timing], action: Call) -> None:
     try:
         action()
     except Exception as error:
@@ -106,46 +118,18 @@ def _attempt(name: str, running: dict[str, Call], found: dict[str, Timing], acti
         found[name].reason = describe(error)
 
 
-def _sample(call: Call, timer: Timer, timing: Timing) -> None:
-    timing.samples_us.append(timer.sample_us(call))
+def _sample(sampling: Sampling, timing: Timing) -> None:
+    timing.samples_us.append(sampling.sample_us())
 
 
-def _warm_up(name: str, call: Call, timer: Timer, limits: Limits, expected_us: dict[str, float]) -> None:
-    samples = [timer.sample_us(call) for _ in range(max(1, limits.warm_up))]
+def _warm_up(name: str, sampling: Sampling, limits: Limits, expected_us: dict[str, float]) -> None:
+    samples = [sampling.sample_us() for _ in range(max(1, limits.warm_up))]
     expected_us[name] = samples[-1]
-
-
-def _captured(call: Call, capture: Callable[[Call], Call], timing: Timing) -> Call:
-    try:
-        replay = capture(call)
-    except Exception as error:
-        timing.note = f"not captured into a graph: {describe(error)}"
-        return call
-    timing.method = "graph"
-    return replay
-
-
-def capture_graph(call: Call) -> Call:
-    """Capture a call on the current GPU and return the graph's replay."""
-    import torch
-
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # allocations and handles that may not be made while capturing
-        call()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    replay: Call = graph.replay
-    return replay
 
 
 def cuda_timer() -> CudaTimer:
     """Return a timer that flushes the current GPU's whole L2 cache."""
-    import torch
-
-    return CudaTimer(max(1, round(torch.cuda.get_device_properties(0).L2_cache_size / 2**20)))
+    return CudaTimer()
 
 
 def describe(error: BaseException) -> str:

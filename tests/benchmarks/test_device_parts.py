@@ -19,7 +19,7 @@ from device_steps.sanitizer import TOOLS, find_tool, plan, sanitize
 from steps_context import make_context, run_step
 
 from kernelwright.gen.cli import main
-from kernelwright.tuner import measure
+from kernelwright.runtime import cuda_timer
 
 CLEAN = 'echo "========= COMPUTE-SANITIZER"; echo "========= ERROR SUMMARY: 0 errors"'
 FOUND = (
@@ -156,7 +156,7 @@ class CallTimer:
 
 
 def test_ceilings_count_what_is_moved_and_multiplied(monkeypatch):
-    monkeypatch.setattr(measure, "CudaTimer", CallTimer)
+    monkeypatch.setattr(cuda_timer, "CudaTimer", CallTimer)
     copied = probe.copy_rate(l2_mib=40, device="cpu", copy_bytes=1 << 20)
     assert copied["bytes"] == 2 << 20 and copied["gb_per_s"] == pytest.approx(2.1, abs=0.01)
     assert probe.matmul_rate(l2_mib=40, device="cpu", size=100)["tflops"] == pytest.approx(2e-3, abs=1e-1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from device_steps.timing import Limits, capture_graph, cuda_timer, interleaved, rounds, summarise
 
+from kernelwright.runtime.timing import Sampling
 from kernelwright.tuner.gpu_state import current_pci_bus_id, read_state, throttle_names
 
 
@@ -35,7 +36,7 @@ def test_calls_take_turns_and_each_is_first_as_often():
     clock, found = timed({"a": 100.0, "b": 200.0, "c": 300.0}, warm_up=2, least=3, most=3)
     assert clock.order == [*"aabbcc", *"abc", *"bca", *"cab"]
     assert found["b"].to_record() == {
-        "time_us": 200.0, "p10_us": 200.0, "p90_us": 200.0, "method": "events", "samples_us": [200.0] * 3
+        "time_us": 200.0, "p10_us": 200.0, "p90_us": 200.0, "method": "events", "launches": 1, "samples_us": [200.0] * 3
     }  # fmt: skip
 
 
@@ -65,23 +66,37 @@ def test_a_call_that_raises_is_left_out_with_its_reason_and_the_others_go_on():
     assert found["never"].reason == "ValueError: not for head_dim 72"
 
 
-def test_short_calls_are_captured_and_a_capture_that_fails_is_noted():
-    clock = Clock({"short": 49.0, "long": 51.0, "stubborn": 1.0, "replay": 20.0})
+def capture_of(clock, costs):
+    """A capture whose samples cost what `costs` says; one that is not in it is refused."""
 
-    def capture(call):
+    def capture(call, timer, expected_us):
         call()
-        if clock.now == "stubborn":
+        if clock.now not in costs:
             raise RuntimeError("not permitted when stream is capturing")
-        return clock.call("replay")
+        name = clock.now
+        return Sampling(method="graph", sample_us=lambda: costs[name], launches=8, cost_us=2e5)
 
-    calls = {name: clock.call(name) for name in ("short", "long", "stubborn")}
-    found = interleaved(calls, clock, Limits(least=2, most=2), capture)
-    assert {name: (one.method, one.samples_us[0]) for name, one in found.items()} == {
-        "short": ("graph", 20.0),
-        "long": ("events", 51.0),
-        "stubborn": ("events", 1.0),
+    return capture
+
+
+def test_where_one_call_is_short_all_are_captured_and_a_capture_that_fails_is_noted():
+    clock = Clock({"short": 49.0, "long": 70.0, "stubborn": 60.0})
+    calls = {name: clock.call(name) for name in clock.costs}
+    capture = capture_of(clock, {"short": 20.0, "long": 55.0})
+    found = interleaved(calls, clock, Limits(least=2, most=30), capture)
+    assert {name: (one.method, one.launches, one.samples_us[0]) for name, one in found.items()} == {
+        "short": ("graph", 8, 20.0),
+        "long": ("graph", 8, 55.0),
+        "stubborn": ("events", 1, 60.0),
     }
     assert "not permitted" in found["stubborn"].to_record()["method_note"]
+    assert len(found["short"].samples_us) == 2  # what a sample of many launches costs is part of the budget
+
+
+def test_where_no_call_is_short_none_is_captured():
+    clock = Clock({"a": 51.0, "b": 5000.0})
+    found = interleaved({name: clock.call(name) for name in clock.costs}, clock, Limits(), capture_of(clock, {}))
+    assert {(one.method, one.note) for one in found.values()} == {("events", "")}
 
 
 @pytest.mark.gpu

@@ -299,7 +299,7 @@ def test_bench_times_every_problem_beside_torch(exchange_fake, monkeypatch):
     module = exchange_fake.load()
     bench = importlib.import_module(f"{exchange_fake.folder.name}._runtime.bench")
     monkeypatch.setattr("torch.cuda.Event", Event)
-    for name, value in (("FLUSH_BYTES", 1), ("WARM_UP", 1), ("REPETITIONS", 2), ("TOKENS", 32), ("HIDDEN", 128)):
+    for name, value in (("L2_MIB", 1), ("WARM_UP", 1), ("REPETITIONS", 2), ("TOKENS", 32), ("HIDDEN", 128)):
         monkeypatch.setattr(bench, name, value)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -309,6 +309,7 @@ def test_bench_times_every_problem_beside_torch(exchange_fake, monkeypatch):
     assert (full.dtype, full.is_causal, full.batch, full.num_heads, full.time_us) == ("fp16", False, 2, 2, 500.0)
     assert full.tflops == pytest.approx(4 * 2 * 2 * 16 * 16 * 64 / 500 / 1e6)
     assert causal.tflops / full.tflops == pytest.approx(17 / 32)
+    assert (full.method, full.sdpa_method) == ("events", "events")
     assert "TFLOP/s, sdpa" in str(full) and "measured" in str(full) and json.dumps(full.to_dict())
 
 

@@ -78,12 +78,9 @@ def _current(folder):
 class OneTick:
     """A timer that calls and always says the same."""
 
-    def __init__(self, l2_mib):
-        assert l2_mib == 40
-
     def sample_us(self, call):
         call()
-        return 5.0
+        return 75.0
 
 
 @pytest.mark.nvcc
@@ -107,13 +104,15 @@ def test_real_kernels_are_verified_and_measured_through_the_launcher(tmp_path, m
     make_inputs = measure.make_inputs
     monkeypatch.setattr(measure, "make_inputs", lambda problem, shape, _: make_inputs(problem, shape, "cpu"))
     shape = Shape(batch=1, num_heads_q=2, num_heads_kv=1, seqlen_q=65, seqlen_k=65)
-    scorer = measure.GpuScorer(scratch=scratch, device=device, shapes=(shape,))
+    scorer = measure.GpuScorer(scratch=scratch, shapes=(shape,))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         scored = scorer.score(good)
-    assert scored.figures == {shape.name: 5.0} and scorer.label == "measured"
-    assert scored.samples == {shape.name: [5.0] * 5}
-    assert scorer.time(good, shape.name, 4).samples == [5.0] * 4
+    assert scored.figures == {shape.name: 75.0} and scorer.label == "measured"
+    assert scored.samples == {shape.name: [75.0] * 5} and scored.methods == {shape.name: "events"}
+    behind = scorer.score_against(good, {shape.name: 30.0})
+    assert behind.samples == {shape.name: [75.0] * 2} and "more than 2 times the best" in behind.dropped[shape.name]
+    assert scorer.time(good, shape.name, 4, "events").samples == [75.0] * 4
 
 
 @pytest.mark.nvcc

@@ -40,7 +40,7 @@ class NoisyGpu(FakeScorer):
         samples = {shape: [self.sample(name, shape, number == 0) for number in range(5)] for shape in (FIRST, SECOND)}
         return Scored(figures={shape: statistics.median(taken) for shape, taken in samples.items()}, samples=samples)
 
-    def time(self, compiled, shape, repeats):
+    def time(self, compiled, shape, repeats, method):
         self.timed.append(compiled.variant.name)
         if compiled.variant.name in self.broken:
             raise RuntimeError("CUDA error: misaligned address")
@@ -143,10 +143,10 @@ def test_a_run_that_ends_in_the_final_holds_it_on_resume_and_measures_no_point_a
     truth = flat(names_of(request))
 
     class Interrupted(NoisyGpu):
-        def time(self, compiled, shape, repeats):
+        def time(self, compiled, shape, repeats, method):
             if len(self.timed) > 20:
                 raise KeyboardInterrupt
-            return super().time(compiled, shape, repeats)
+            return super().time(compiled, shape, repeats, method)
 
     with pytest.raises(KeyboardInterrupt):
         measure(request, Interrupted(truth))

@@ -6,8 +6,10 @@ import pytest
 import tuner_fakes as fakes
 from tuner_fakes import make_request, run
 
+from kernelwright.runtime.cuda_timer import CudaTimer
+from kernelwright.runtime.timing import Sampling
 from kernelwright.tuner.errors import TunerError
-from kernelwright.tuner.measure import CudaTimer, make_inputs, median_us
+from kernelwright.tuner.measure import burst, estimate, make_inputs, median_us
 from kernelwright.tuner.progress import Progress
 from kernelwright.tuner.target import Gpu, choose_target
 
@@ -31,6 +33,75 @@ def test_the_figure_is_a_median_after_warm_up():
     timer, calls = FakeTimer(), []
     assert median_us(lambda: calls.append(1), timer, warm_up=3, repetitions=20) == pytest.approx(11.0)
     assert len(calls) == timer.count == 23
+
+
+class Steady:
+    """Takes `event_us` by events and `graph_us` by a graph; notes what was called."""
+
+    def __init__(self, event_us, graph_us=None, first_us=None):
+        self.events = iter([first_us or event_us, *[event_us] * 100])
+        self.graph_us, self.asked = graph_us, []
+
+    def sample_us(self, call):
+        self.asked.append("events")
+        return next(self.events)
+
+    def capture(self, call, timer, expected_us):
+        if self.graph_us is None:
+            raise RuntimeError("this call waits for the GPU")
+        samples = iter([self.graph_us] * 100)
+
+        def sample_us():
+            self.asked.append("graph")
+            return next(samples)
+
+        return Sampling(method="graph", sample_us=sample_us, launches=10)
+
+
+@pytest.mark.parametrize(
+    ("event_us", "graph_us", "best_us", "method", "samples"),
+    [
+        (300.0, None, None, "events", [300.0] * 5),
+        (300.0, None, 160.0, "events", [300.0] * 5),
+        (300.0, None, 149.0, "events", [300.0] * 2),  # more than twice the best
+        (30.0, 8.0, None, "graph", [8.0] * 5),
+        (30.0, 8.0, 5.0, "graph", [8.0] * 5),  # by events it would be six times the best, by the launch's fault
+        (60.0, 11.0, 5.0, "graph", [11.0] * 2),
+        (300.0, 290.0, 45.0, "graph", [290.0] * 2),  # timed as the best was
+        (30.0, None, 5.0, "events", [30.0] * 5),  # what is timed otherwise than the best is not dropped for it
+    ],
+)
+def test_an_estimate_takes_few_samples_of_what_is_far_behind_the_best(event_us, graph_us, best_us, method, samples):
+    clock = Steady(event_us, graph_us, first_us=9000.0)
+    timed = estimate(lambda: None, clock, clock.capture, best_us)
+    assert (timed.method, timed.samples) == (method, samples)
+    assert timed.dropped == (
+        f"more than 2 times the best ({best_us:g} us) at its first 2 samples" if len(samples) == 2 else ""
+    )
+
+
+def test_one_slow_sample_alone_drops_nothing():
+    samples = iter([100.0, 100.0, 900.0, *[100.0] * 20])
+
+    class Hiccup:
+        def sample_us(self, call):
+            return next(samples)
+
+    timed = estimate(lambda: None, Hiccup(), None, 100.0)
+    assert timed.dropped == "" and timed.samples == [100.0] * 5
+
+
+@pytest.mark.parametrize(("method", "samples"), [("events", [30.0] * 4), ("graph", [8.0] * 4)])
+def test_a_burst_is_taken_by_the_method_that_is_asked_for(method, samples):
+    clock = Steady(30.0, 8.0)
+    timed = burst(lambda: None, clock, clock.capture, 4, method)
+    assert (timed.method, timed.samples, timed.note) == (method, samples, "")
+
+
+def test_a_burst_that_cannot_be_captured_says_so():
+    clock = Steady(30.0)
+    timed = burst(lambda: None, clock, clock.capture, 4, "graph")
+    assert (timed.method, timed.samples) == ("events", [30.0] * 4) and "waits for the GPU" in timed.note
 
 
 def test_inputs_have_the_shape_and_are_the_same_every_time():
