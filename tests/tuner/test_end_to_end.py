@@ -80,7 +80,7 @@ class OneTick:
 
     def sample_us(self, call):
         call()
-        return 75.0
+        return 150.0
 
 
 @pytest.mark.nvcc
@@ -108,11 +108,11 @@ def test_real_kernels_are_verified_and_measured_through_the_launcher(tmp_path, m
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         scored = scorer.score(good)
-    assert scored.figures == {shape.name: 75.0} and scorer.label == "measured"
-    assert scored.samples == {shape.name: [75.0] * 5} and scored.methods == {shape.name: "events"}
-    behind = scorer.score_against(good, {shape.name: 30.0})
-    assert behind.samples == {shape.name: [75.0] * 2} and "more than 2 times the best" in behind.dropped[shape.name]
-    assert scorer.time(good, shape.name, 4, "events").samples == [75.0] * 4
+    assert scored.figures == {shape.name: 150.0} and scorer.label == "measured"
+    assert scored.samples == {shape.name: [150.0] * 5} and scored.methods == {shape.name: "events"}
+    behind = scorer.score_against(good, {shape.name: 60.0})
+    assert behind.samples == {shape.name: [150.0] * 2} and "more than 2 times the best" in behind.dropped[shape.name]
+    assert scorer.time(good, shape.name, 4, "events").samples == [150.0] * 4
 
 
 @pytest.mark.nvcc
