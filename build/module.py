@@ -28,7 +28,12 @@ INFO_FILE = "build_info.json"
 INFO_SCHEMA = 1
 LAUNCHER = "_launcher.abi3.so"
 EMULATOR = "_emulator.so"
-_RENAMED = {"module_init.py": "__init__.py", "module_init.pyi": "__init__.pyi", "module_main.py": "__main__.py"}
+_RENAMED = {
+    "module_init.py": "__init__.py",
+    "module_init.pyi": "__init__.pyi",
+    "module_main.py": "__main__.py",
+    "module_nn.py": "nn.py",
+}
 _OWN_LIFE = ("tuned", "__pycache__")  # folders of a module that a build does not write
 
 

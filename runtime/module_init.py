@@ -3,8 +3,9 @@
     from <this module> import flash_attn_func
     out = flash_attn_func(q, k, v, causal=True)
 
-`support()` says which problems; `explain(q, k, v)` what a call would run. CPU tensors run the same kernels in an
-emulator, for checking. This file is generated: it is runtime/module_init.py of kernelwright.
+`nn.MultiheadAttention` is a layer on them; `support()` says which problems there are kernels for, `explain(q, k, v)`
+what a call would run. CPU tensors run the same kernels in an emulator, for checking. This file is generated: it is
+runtime/module_init.py of kernelwright.
 """
 
 from pathlib import Path as _Path
@@ -39,6 +40,16 @@ preload = _module.preload
 last_report = _module.last_report
 build_info = _module.build_info
 force_variant = _module.force_variant
+
+
+def __getattr__(name: str) -> object:
+    """Import `nn`, the layers, when it is asked for."""
+    if name == "nn":
+        import importlib
+
+        return importlib.import_module(".nn", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "BlockMask",

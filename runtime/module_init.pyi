@@ -1,10 +1,11 @@
-# mypy: disable-error-code="import-not-found"
+# mypy: disable-error-code="import-not-found, attr-defined"
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, overload
 
 import torch
 
+from . import nn as nn
 from ._runtime.block_mask import BlockMask
 from ._runtime.errors import (
     DriverError,

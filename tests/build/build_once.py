@@ -42,7 +42,7 @@ def main() -> int:
 
 
 def build(out: Path, runtime: Path, *, with_module: bool) -> int:
-    for name in ("module_init.py", "module_init.pyi", "module_main.py", "launcher.so"):
+    for name in ("module_init.py", "module_init.pyi", "module_main.py", "module_nn.py", "launcher.so"):
         (runtime / name).write_text(f"# {name}\n")
     module.resource_dir = lambda name: runtime
 

@@ -32,7 +32,7 @@ def content(variants, tmp_path, monkeypatch) -> ModuleContent:
     """Two kernels and stand-ins for runtime, launcher and emulator."""
     runtime = tmp_path / "runtime"
     runtime.mkdir()
-    for name in ("__init__.py", "engine.py", "module_init.py", "module_init.pyi", "module_main.py"):
+    for name in ("__init__.py", "engine.py", "module_init.py", "module_init.pyi", "module_main.py", "module_nn.py"):
         (runtime / name).write_text(f"# {name}\n")
     (runtime / "__pycache__").mkdir()
     (runtime / "__pycache__" / "engine.cpython-311.pyc").write_bytes(b"")
@@ -65,6 +65,7 @@ def test_a_module_holds_what_its_document_says(content, target, variants):
         "__init__.py",
         "__init__.pyi",
         "__main__.py",
+        "nn.py",
         "py.typed",
         "_runtime/__init__.py",
         "_runtime/engine.py",

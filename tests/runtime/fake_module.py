@@ -63,6 +63,7 @@ class FakeModule:
         (folder / "_runtime").symlink_to(runtime.resolve())  # a copy would be compiled anew for every test
         shutil.copy(runtime / "module_init.py", folder / "__init__.py")
         shutil.copy(runtime / "module_main.py", folder / "__main__.py")
+        shutil.copy(runtime / "module_nn.py", folder / "nn.py")
         shutil.copy(launcher, folder / "_launcher.abi3.so")
         if cpu_library is not None:
             shutil.copy(cpu_library, folder / "_emulator.so")
