@@ -159,11 +159,11 @@ class Attention:
                 "CPU tensors run the GPU's kernel in an emulator: for checking, thousands of times slower than a GPU. "
                 "This is said once.",
                 EmulationWarning,
-                stacklevel=_callers_level(),
+                stacklevel=callers_level(),
             )
 
 
-def _callers_level() -> int:
+def callers_level() -> int:
     """The stack level, for `warnings`, of the first function that is not of this package."""
     level, frame, here = 1, sys._getframe(1), Path(__file__).parent
     while frame.f_back is not None and Path(frame.f_code.co_filename).parent == here:

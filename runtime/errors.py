@@ -35,5 +35,9 @@ class GradientError(UnsupportedInputError, NotImplementedError):
     """A gradient is asked for, and the module holds no backward kernel."""
 
 
+class FallbackWarning(UserWarning):
+    """`scaled_dot_product_attention` left a call to torch; the message says why, and how to build what it lacks."""
+
+
 class EmulationWarning(UserWarning):
     """CPU tensors run the GPU's kernel in an emulator: for checking, thousands of times slower than a GPU."""

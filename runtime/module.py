@@ -15,6 +15,7 @@ from .engine import Engine
 from .errors import InputTypeError
 from .functions import make_functions
 from .options import Options
+from .sdpa import ScaledDotProductAttention
 from .support import Explanation, device_key, explain, support
 
 
@@ -26,6 +27,8 @@ class DispatchModule:
         self.attention = Attention(self.engine)
         self.functions = make_functions(self.attention)
         self.flash_attn_func = self.functions["flash_attn_func"]
+        self.sdpa = ScaledDotProductAttention(self.attention, self.functions)
+        self.scaled_dot_product_attention = self.sdpa.function()
 
     def support(self, *, json: bool = False) -> dict[str, object] | None:
         """Print the kernels of this module: a matrix, and how each was verified. `json=True`: return plain data."""

@@ -14,6 +14,7 @@ from ._runtime.block_mask import BlockMask
 from ._runtime.errors import (
     DriverError,
     EmulationWarning,
+    FallbackWarning,
     GradientError,
     InputTypeError,
     KernelError,
@@ -33,6 +34,7 @@ flash_attn_varlen_func = _module.functions["flash_attn_varlen_func"]
 flash_attn_varlen_kvpacked_func = _module.functions["flash_attn_varlen_kvpacked_func"]
 flash_attn_varlen_qkvpacked_func = _module.functions["flash_attn_varlen_qkvpacked_func"]
 sparse_attn_func = _module.functions["sparse_attn_func"]
+scaled_dot_product_attention = _module.scaled_dot_product_attention
 support = _module.support
 explain = _module.explain
 load_table = _module.load_table
@@ -55,6 +57,7 @@ __all__ = [
     "BlockMask",
     "DriverError",
     "EmulationWarning",
+    "FallbackWarning",
     "GradientError",
     "InputTypeError",
     "KernelError",
@@ -74,6 +77,7 @@ __all__ = [
     "last_report",
     "load_table",
     "preload",
+    "scaled_dot_product_attention",
     "sparse_attn_func",
     "support",
 ]

@@ -10,6 +10,7 @@ from ._runtime.block_mask import BlockMask
 from ._runtime.errors import (
     DriverError,
     EmulationWarning,
+    FallbackWarning,
     GradientError,
     InputTypeError,
     KernelError,
@@ -317,6 +318,17 @@ def sparse_attn_func(
     bias: torch.Tensor | None = None,
     sink: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]: ...
+def scaled_dot_product_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor: ...
 @overload
 def support(*, json: Literal[False] = False) -> None: ...
 @overload
@@ -339,6 +351,7 @@ __all__ = [
     "BlockMask",
     "DriverError",
     "EmulationWarning",
+    "FallbackWarning",
     "GradientError",
     "InputTypeError",
     "KernelError",
@@ -358,6 +371,7 @@ __all__ = [
     "last_report",
     "load_table",
     "preload",
+    "scaled_dot_product_attention",
     "sparse_attn_func",
     "support",
 ]
