@@ -6,7 +6,7 @@ import json
 from contextlib import AbstractContextManager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,6 +17,9 @@ from .functions import make_functions
 from .options import Options
 from .sdpa import ScaledDotProductAttention
 from .support import Explanation, device_key, explain, support
+
+if TYPE_CHECKING:
+    from .model_check import ModelCheck
 
 
 class DispatchModule:
@@ -55,6 +58,12 @@ class DispatchModule:
         if unknown:
             raise InputTypeError(f"explain has no argument {sorted(unknown)[0]!r}.")
         return explain(self.engine, q, k, v, Options(softmax_scale=softmax_scale, causal=causal, **options))
+
+    def check_model(self, model: torch.nn.Module, batch: object, **options: Any) -> ModelCheck:  # Any: checked there
+        """Run a model with torch's attention, with this module's, and in float64; see `model_check.check_model`."""
+        from .model_check import check_model
+
+        return check_model(self.sdpa, model, batch, **options)
 
     def load_table(self, path: str | Path | None) -> None:
         """Ask the table in this folder before all others; None takes it away again.

@@ -35,6 +35,7 @@ flash_attn_varlen_kvpacked_func = _module.functions["flash_attn_varlen_kvpacked_
 flash_attn_varlen_qkvpacked_func = _module.functions["flash_attn_varlen_qkvpacked_func"]
 sparse_attn_func = _module.functions["sparse_attn_func"]
 scaled_dot_product_attention = _module.scaled_dot_product_attention
+check_model = _module.check_model
 support = _module.support
 explain = _module.explain
 load_table = _module.load_table
@@ -66,6 +67,7 @@ __all__ = [
     "TableError",
     "UnsupportedInputError",
     "build_info",
+    "check_model",
     "explain",
     "flash_attn_func",
     "flash_attn_kvpacked_func",

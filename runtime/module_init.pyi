@@ -1,4 +1,5 @@
 # mypy: disable-error-code="import-not-found, attr-defined"
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -19,6 +20,7 @@ from ._runtime.errors import (
     TableError,
     UnsupportedInputError,
 )
+from ._runtime.model_check import ModelCheck
 from ._runtime.module import DispatchModule
 from ._runtime.support import Explanation
 
@@ -329,6 +331,15 @@ def scaled_dot_product_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> torch.Tensor: ...
+def check_model(
+    model: torch.nn.Module,
+    batch: object,
+    *,
+    loss: Callable[[Any], torch.Tensor] | None = None,
+    dtype: torch.dtype | None = None,
+    backward: bool = True,
+    repeats: int = 3,
+) -> ModelCheck: ...
 @overload
 def support(*, json: Literal[False] = False) -> None: ...
 @overload
@@ -360,6 +371,7 @@ __all__ = [
     "TableError",
     "UnsupportedInputError",
     "build_info",
+    "check_model",
     "explain",
     "flash_attn_func",
     "flash_attn_kvpacked_func",

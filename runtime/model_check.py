@@ -1,0 +1,425 @@
+"""Check a whole model: its attention by torch, by this module's kernels, and in float64, from one call.
+
+Every call of `torch.nn.functional.scaled_dot_product_attention` inside the model is swapped while it runs, by a
+TorchFunctionMode: nothing is patched, and nothing of the model stays changed.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from .errors import InputTypeError, UnsupportedInputError
+from .sdpa import ScaledDotProductAttention, torch_sdpa
+
+OUTPUT_FACTOR, GRADIENT_FACTOR = 2.0, 3.0
+"""How many times torch's own error ours may be: as kernels are judged (gate.py, gradient_check.py)."""
+
+FEW = 64
+"""Tensors of fewer elements may be right by luck: there torch's error counts as no less than one rounding."""
+
+SLACK = 2.0**-20
+"""Times the largest element: what every limit has besides, a few roundings of float32."""
+
+SHOWN = 8  # tensors that the text names
+
+Loss = Callable[[Any], torch.Tensor]  # Any: what the model returns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """Largest errors of one tensor against float64, with kernels and with torch's attention."""
+
+    name: str
+    kind: str
+    ours: float
+    torch: float
+    largest: float
+    limit: float
+
+    @property
+    def passed(self) -> bool:
+        return self.ours <= self.limit  # False for NaN
+
+    @property
+    def ratio(self) -> float:
+        """Of the error to what it may be; NaN counts as worst."""
+        if self.ours != self.ours:
+            return float("inf")
+        return self.ours / self.limit if self.limit else 0.0 if self.ours == 0 else float("inf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What one run of the model took.
+
+    Attributes:
+        seconds: wall time of forward and backward, the median of `repeats` runs.
+        peak_bytes: most memory at once above what was held before, on a GPU; None on the CPU.
+        label: `measured`, or why the time says nothing.
+    """
+
+    seconds: float
+    peak_bytes: int | None
+    label: str
+    repeats: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCheck:
+    """What `check_model` found; `str()` is a report, `to_dict()` plain data."""
+
+    model: str
+    device: str
+    dtype: str
+    num_calls: int
+    num_swapped: int
+    fallbacks: Mapping[str, int]
+    compared: Sequence[Compared]
+    before: Cost
+    after: Cost
+    output_factor: float = OUTPUT_FACTOR
+    gradient_factor: float = GRADIENT_FACTOR
+
+    @property
+    def passed(self) -> bool:
+        """Whether kernels ran at all, and every output and gradient is near enough to float64."""
+        return self.num_swapped > 0 and all(one.passed for one in self.compared)
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain data, which `json` takes."""
+        found: dict[str, object] = {"passed": self.passed, **asdict(self)}
+        return {**found, "compared": [{**asdict(one), "passed": one.passed} for one in self.compared]}
+
+    def __str__(self) -> str:
+        calls = f"{self.num_calls} calls of attention: {self.num_swapped} by kernels"
+        lines = [
+            f"{self.model} on {self.device}, {self.dtype}",
+            f"{calls}, {self.num_calls - self.num_swapped} by torch",
+        ]
+        lines += [f"  {count} x {reason.splitlines()[0]}" for reason, count in self.fallbacks.items()]
+        if not self.num_calls:
+            lines.append("  (none was seen: a compiled model hides them, as do layers that call other functions)")
+        lines += ["", "largest error against float64       ours     torch     limit"]
+        for kind in ("output", "gradient"):
+            found = sorted((one for one in self.compared if one.kind == kind), key=lambda one: -one.ratio)
+            for one in found[:SHOWN]:
+                verdict = "" if one.passed else "  FAILS"
+                name = f"{kind} {one.name}"
+                lines.append(f"{name:<30}{one.ours:>10.2e}{one.torch:>10.2e}{one.limit:>10.2e}{verdict}")
+            if len(found) > SHOWN:
+                lines.append(f"  and {len(found) - SHOWN} {kind}s nearer to it")
+        lines += ["", f"with torch    {_cost(self.before)}", f"with kernels  {_cost(self.after)}", ""]
+        gate = (
+            f"outputs within {self.output_factor:g}x, gradients within {self.gradient_factor:g}x of torch's own error"
+        )
+        return "\n".join([*lines, f"{'passed' if self.passed else 'FAILED'}: {gate}"])
+
+    __repr__ = __str__
+
+
+def _cost(cost: Cost) -> str:
+    memory = "memory not measured" if cost.peak_bytes is None else f"{cost.peak_bytes / 2**20:,.1f} MiB at most"
+    return f"{cost.seconds * 1e3:,.1f} ms, {memory} ({cost.label})"
+
+
+@dataclass(slots=True)
+class _Counts:
+    """What became of the calls of one run."""
+
+    fallbacks: Counter[str] = field(default_factory=Counter)
+    swapped: Counter[torch.dtype] = field(default_factory=Counter)
+    texts: dict[str, str] = field(default_factory=dict)
+
+
+class _Swap(TorchFunctionMode):  # type: ignore[misc]  # Any: torch is not followed
+    """Sends torch's attention elsewhere, without dropout, while it is entered."""
+
+    def __init__(self, sdpa: ScaledDotProductAttention | None, counts: _Counts) -> None:
+        super().__init__()
+        self._sdpa, self._counts = sdpa, counts
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function is torch.nn.functional.multi_head_attention_forward:
+            return _with_attention(function, self._attend)(*args, **kwargs)
+        return (self._attend if function is torch_sdpa else function)(*args, **kwargs)
+
+    def _attend(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+        call = {**dict(zip(names, args, strict=False)), **kwargs, "dropout_p": 0.0}
+        if self._sdpa is None:
+            return torch_sdpa(**call)
+        out, reason = self._sdpa.attend(**call)
+        if reason is None:
+            self._counts.swapped[out.dtype] += 1
+        else:
+            self._counts.fallbacks[reason.kind] += 1
+            self._counts.texts.setdefault(reason.kind, reason.text)
+        return out
+
+
+def _with_attention(function: Any, attend: Callable[..., torch.Tensor]) -> Any:
+    """A copy of a function of torch's that calls `attend`: a mode is left for what runs inside such a function."""
+    names = {"scaled_dot_product_attention": attend, "has_torch_function": lambda _: False}
+    copied = FunctionType(function.__code__, {**function.__globals__, **names}, function.__name__)
+    copied.__defaults__, copied.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
+    return copied
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """Outputs and gradients of one run, by name."""
+
+    outputs: dict[str, torch.Tensor]
+    gradients: dict[str, torch.Tensor]
+    cost: Cost
+
+
+def check_model(
+    sdpa: ScaledDotProductAttention,
+    model: torch.nn.Module,
+    batch: object,
+    *,
+    loss: Loss | None = None,
+    dtype: torch.dtype | None = None,
+    backward: bool = True,
+    repeats: int = 3,
+) -> ModelCheck:
+    """Run a model with torch's attention and with this module's kernels, and judge both against float64.
+
+    The model runs as in evaluation (no dropout); its training flags, gradients and random state come back as they
+    were. The reference is a float64 copy: memory for one must be free.
+
+    Args:
+        model: calls `torch.nn.functional.scaled_dot_product_attention`; not compiled.
+        batch: a tensor, a tuple of positional or a mapping of named arguments of the model.
+        loss: makes a scalar of what the model returns; None: its `loss`, the scalar itself if it returns one, or a sum
+            of its outputs with fixed random weights.
+        dtype: run under torch.autocast of it, as a float32 model needs; None: as the model is.
+        backward: also compare gradients, of parameters and of inputs that require them.
+        repeats: runs on a GPU that are timed, after one that is not. On the CPU the only run is.
+
+    Raises:
+        UnsupportedInputError: if the model has no tensors, or does not run in float64.
+    """
+    device = _device_of(model, batch)
+    shared = {"loss": loss, "backward": backward, "device": device}
+    counts = _Counts()
+    with _as_it_was(model, device):
+        cast = torch.autocast(device.type, dtype) if dtype is not None else nullcontext()
+        with cast:
+            before = _run(model, batch, _Swap(None, _Counts()), repeats=repeats, label="measured", **shared)
+            label = "measured" if device.type == "cuda" else "in the emulator: not comparable"
+            after = _run(model, batch, _Swap(sdpa, counts), repeats=repeats, label=label, counts=counts, **shared)
+        reference = _in_float64(model, batch, shared)
+    unit = max((torch.finfo(one).eps / 2 for one in counts.swapped), default=0.0)
+    texts = {counts.texts[kind]: number for kind, number in counts.fallbacks.items()}
+    num_swapped = sum(counts.swapped.values())
+    return ModelCheck(
+        model=type(model).__name__,
+        device=str(device) if device.type == "cpu" else torch.cuda.get_device_name(device),
+        dtype=_dtype_name(model, dtype),
+        num_calls=num_swapped + sum(texts.values()),
+        num_swapped=num_swapped,
+        fallbacks=texts,
+        compared=[
+            *_compare("output", before.outputs, after.outputs, reference.outputs, OUTPUT_FACTOR, unit),
+            *_compare("gradient", before.gradients, after.gradients, reference.gradients, GRADIENT_FACTOR, unit),
+        ],
+        before=before.cost,
+        after=after.cost,
+    )
+
+
+def _compare(
+    kind: str,
+    theirs: Mapping[str, torch.Tensor],
+    ours: Mapping[str, torch.Tensor],
+    reference: Mapping[str, torch.Tensor],
+    factor: float,
+    unit: float,
+) -> Iterator[Compared]:
+    for name, exact in reference.items():
+        error, own = _largest_error(ours.get(name), exact), _largest_error(theirs.get(name), exact)
+        finite = exact[exact.isfinite()]
+        largest = float(finite.abs().max()) if finite.numel() else 0.0
+        least = unit * largest if exact.numel() < FEW else 0.0
+        limit = factor * max(own, least) + SLACK * largest if own == own else float("nan")
+        yield Compared(name=name, kind=kind, ours=error, torch=own, largest=largest, limit=limit)
+
+
+def _largest_error(found: torch.Tensor | None, exact: torch.Tensor) -> float:
+    """NaN if one is where the other is not, or nothing was found; an infinity where both have it is no error."""
+    if found is None:
+        return float("nan")
+    found = found.to(exact.device, exact.dtype)
+    same = (found == exact) | (found.isnan() & exact.isnan())
+    error = (found - exact).abs().masked_fill(same, 0.0)
+    return float(error.max()) if error.numel() else 0.0
+
+
+def _run(
+    model: torch.nn.Module,
+    batch: object,
+    swap: _Swap,
+    *,
+    loss: Loss | None,
+    backward: bool,
+    device: torch.device,
+    repeats: int,
+    label: str,
+    counts: _Counts | None = None,
+) -> _Run:
+    """Run forward and backward, on a GPU several times; calls of the last run are counted."""
+    times: list[float] = []
+    outputs: dict[str, torch.Tensor] = {}
+    gradients: dict[str, torch.Tensor] = {}
+    peak = None
+    num_runs = 1 + max(repeats, 1) if device.type == "cuda" else 1
+    for _ in range(num_runs):
+        if counts is not None:
+            counts.swapped.clear()
+            counts.fallbacks.clear()
+        torch.manual_seed(0)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+            torch.cuda.reset_peak_memory_stats(device)
+            held = torch.cuda.memory_allocated(device)
+        start = time.perf_counter()
+        with swap:
+            outputs, gradients = _forward_and_backward(model, batch, loss, backward)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+            peak = torch.cuda.max_memory_allocated(device) - held
+        times.append(time.perf_counter() - start)
+    timed = times[1:] or times
+    cost = Cost(seconds=statistics.median(timed), peak_bytes=peak, label=label, repeats=len(timed))
+    return _Run(outputs=outputs, gradients=gradients, cost=cost)
+
+
+def _forward_and_backward(
+    model: torch.nn.Module, batch: object, loss: Loss | None, backward: bool
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    inputs = {name: one for name, one in _tensors("input", batch) if one.requires_grad}
+    wanted = {**{name: one for name, one in model.named_parameters() if one.requires_grad}, **inputs}
+    with torch.enable_grad() if backward else torch.no_grad():
+        result = _call(model, batch)
+        found = {name: one for name, one in _tensors("", result) if one.is_floating_point()}
+        scalar = _scalar(result, found, loss)
+        gradients: Sequence[torch.Tensor | None] = ()
+        if backward and wanted:
+            gradients = torch.autograd.grad(scalar, list(wanted.values()), allow_unused=True)
+    outputs = {name or "result": one.detach() for name, one in found.items()}
+    named = zip(wanted, gradients, strict=bool(gradients))
+    return {**outputs, "loss": scalar.detach()}, {name: one for name, one in named if one is not None}
+
+
+def _call(model: torch.nn.Module, batch: object) -> Any:  # Any: what the model returns
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    return model(*batch) if isinstance(batch, tuple | list) else model(batch)
+
+
+def _scalar(result: Any, found: Mapping[str, torch.Tensor], loss: Loss | None) -> torch.Tensor:
+    if loss is not None:
+        scalar = loss(result)
+        if not isinstance(scalar, torch.Tensor) or scalar.numel() != 1:
+            raise InputTypeError("loss must return a tensor of one element.")
+        return scalar.reshape(())
+    own = found.get("loss", next(iter(found.values())) if len(found) == 1 else None)
+    if own is not None and own.numel() == 1:
+        return own.reshape(())
+    if not found:
+        raise UnsupportedInputError(
+            "the model returns no floating-point tensor; give a loss that makes a scalar of it."
+        )
+    generator = torch.Generator().manual_seed(0)
+    total = next(iter(found.values())).new_zeros((), dtype=torch.float64)
+    for one in found.values():
+        weights = torch.randn(one.shape, generator=generator, dtype=torch.float64).to(one.device)
+        total = total + (torch.where(one.isfinite(), one, 0.0).double() * weights).sum()
+    return total
+
+
+def _tensors(name: str, value: object) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor inside a value, named by its path."""
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, one in value.items():
+            yield from _tensors(f"{name}.{key}" if name else str(key), one)
+    elif isinstance(value, tuple | list):
+        for index, one in enumerate(value):
+            yield from _tensors(f"{name}[{index}]", one)
+
+
+def _in_float64(model: torch.nn.Module, batch: object, shared: Mapping[str, Any]) -> _Run:
+    exact = copy.deepcopy(model).double()
+    for one in exact.parameters():
+        one.grad = None
+    try:
+        return _run(exact, _double(batch), _Swap(None, _Counts()), repeats=0, label="", **shared)
+    except RuntimeError as error:
+        raise UnsupportedInputError(
+            f"{type(model).__name__} does not run in float64, which its errors are judged by: {error}. "
+            "Tensors that are neither parameters nor buffers, and casts to a fixed dtype, are what usually stands in "
+            "the way."
+        ) from error
+
+
+def _double(value: Any) -> Any:  # Any: the batch, whatever its structure
+    if isinstance(value, torch.Tensor):
+        if not value.is_floating_point():
+            return value
+        return value.detach().double().requires_grad_(value.requires_grad)
+    if isinstance(value, Mapping):
+        return {key: _double(one) for key, one in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(_double(one) for one in value)
+    return value
+
+
+def _device_of(model: torch.nn.Module, batch: object) -> torch.device:
+    if not isinstance(model, torch.nn.Module):
+        raise InputTypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
+    tensors = [*model.parameters(), *model.buffers(), *(one for _, one in _tensors("", batch))]
+    if not tensors:
+        raise UnsupportedInputError("neither the model nor the batch holds a tensor.")
+    device: torch.device = tensors[0].device
+    return device
+
+
+def _dtype_name(model: torch.nn.Module, dtype: torch.dtype | None) -> str:
+    held = sorted({str(one.dtype).removeprefix("torch.") for one in model.parameters() if one.is_floating_point()})
+    name = " and ".join(held) or "no parameters"
+    return name if dtype is None else f"{name} under torch.autocast of {str(dtype).removeprefix('torch.')}"
+
+
+@contextmanager
+def _as_it_was(model: torch.nn.Module, device: torch.device) -> Iterator[None]:
+    """Evaluation without torch's fused encoder, which calls no function; all flags and random states come back."""
+    training = {one: one.training for one in model.modules()}
+    backend = getattr(torch.backends, "mha", None)
+    fused = backend.get_fastpath_enabled() if backend is not None else False
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            if backend is not None:
+                backend.set_fastpath_enabled(False)
+            model.eval()
+            yield
+        finally:
+            if backend is not None:
+                backend.set_fastpath_enabled(fused)
+            for one, flag in training.items():
+                one.training = flag
