@@ -34,7 +34,7 @@ from kernelwright.tuner.recording import Recording, load_recording  # noqa: E402
 from kernelwright.tuner.replay import NEAR, replay, summarise  # noqa: E402
 from kernelwright.tuner.strategy_names import StrategyName, has_forest  # noqa: E402
 
-OURS: tuple[StrategyName, ...] = ("forest", "tpe", "random")
+OURS: tuple[StrategyName, ...] = ("gp", "forest", "tpe", "random")
 THEIRS = ("adaptive_tabu_greywolf", "hybrid_vndx", "genetic_algorithm")
 
 

@@ -17,7 +17,7 @@ from kernelwright.gen.terminal import MISUSED, open_streams, run_command
 
 DEFAULT_TRIALS = 150
 DEFAULT_MINUTES = 10.0
-_STRATEGIES = "exhaustive, forest, tpe or random"
+_STRATEGIES = "exhaustive, gp, forest, tpe or random"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from kernelwright.tuner.errors import UsageError
 
-StrategyName = Literal["exhaustive", "forest", "tpe", "random"]
+StrategyName = Literal["exhaustive", "gp", "forest", "tpe", "random"]
 SMALL_POOL = 150
 """Points that are all tried, the most promising first: guessing saves too little."""
 
@@ -24,17 +24,17 @@ def parse_strategy(text: str) -> StrategyName:
         if name == text:
             if name == "forest" and not has_forest():
                 raise UsageError(
-                    "--strategy forest needs scikit-learn: pip install 'kernelwright[search]', or choose tpe or random"
+                    "--strategy forest needs scikit-learn: pip install 'kernelwright[search]', or choose gp"
                 )
             return name
     raise UsageError(f"--strategy {text!r}: unknown; allowed: {', '.join(STRATEGIES)}")
 
 
 def default_strategy(size: int, trials: int) -> StrategyName:
-    """Return what suits a pool: whole if it is small or the trials suffice, else the forest, or TPE without it."""
+    """Return what suits a pool: whole if it is small or the trials suffice, else the Gaussian process."""
     if size <= max(SMALL_POOL, trials):
         return "exhaustive"
-    return "forest" if has_forest() else "tpe"
+    return "gp"
 
 
 def has_forest() -> bool:

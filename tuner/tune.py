@@ -34,6 +34,7 @@ from kernelwright.tuner.work import Work
 
 _NAMES: dict[StrategyName, str] = {
     "exhaustive": "the model's order",
+    "gp": "a Gaussian process",
     "forest": "a forest",
     "tpe": "TPE",
     "random": "chance",

@@ -125,7 +125,7 @@ def test_a_search_of_the_whole_pool_always_succeeds(file, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--strategy", "bayes"], "'bayes': unknown; allowed: exhaustive, forest, tpe, random"),
+        (["--strategy", "bayes"], "'bayes': unknown; allowed: exhaustive, gp, forest, tpe, random"),
         (["--repeats", "0"], "--repeats must be at least 1"),
         (["--budget", "0"], "--budget must be at least 1"),
         (["--jobs", "0"], "--jobs must be at least 1"),
