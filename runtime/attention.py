@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,7 +20,7 @@ from .engine import Engine
 from .errors import EmulationWarning, InputTypeError, KernelError, TableError, UnsupportedInputError
 from .inputs import ALIGNMENT, Request, calls_of, check, describe, hulls_meet, is_conforming
 from .options import Options
-from .routes import FORWARD, flag_bits
+from .routes import FORWARD, Call, flag_bits
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,43 @@ class Attention:
         return self.launch(*call)
 
     def _launch_plain(self, *call: Any) -> bool:
-        return bool(self.engine.launch_operation.launch(*_as_plain(call)))
+        return bool(self.engine.launch_operation.launch(*_as_plain(call, len(TENSORS))))
+
+    def launch_step(
+        self,
+        operation: str,
+        tensors: Mapping[str, torch.Tensor],
+        scalars: Mapping[str, float | int | None],
+        flags: Mapping[str, bool],
+        calls: Callable[[], tuple[DeviceKey, list[Call]]],
+    ) -> None:
+        """Launch a kernel of the backward pass; names that its binding lacks are left out, absent ones are None.
+
+        Args:
+            calls: the device, and the calls that a kernel is chosen by, asked for only where the launcher finds none.
+
+        Raises:
+            NoKernelError: if there is no kernel; the last line says how to build it.
+            LaunchError: if the driver refuses.
+        """
+        engine = self.engine
+        served = engine.served(operation) if engine.serves(operation) else None
+        if served and all(name in served.binding.flags for name, is_set in flags.items() if is_set):
+            named = (*map(tensors.get, served.tensors), *map(scalars.get, served.scalars))
+            count = len(served.tensors)
+            if served.operation.launch(*self._given((*named, flag_bits(served.binding, flags), None), count)):
+                return
+        key, equivalent = calls()
+        kernel, chosen = engine.kernel_for(key, equivalent)
+        served = engine.served(operation)
+        named = (*map(tensors.get, served.tensors), *map(scalars.get, served.scalars))
+        arguments = self._given((*named, flag_bits(served.binding, chosen), None), len(served.tensors))
+        if not served.operation.launch_kernel(kernel, *arguments):
+            told = ", ".join(f"{name} {_layout(one)}" for name, one in tensors.items() if name in served.tensors)
+            raise KernelError(f"{kernel.name} cannot take {told}. This is a fault of this module; please report it.")
+
+    def _given(self, arguments: tuple[Any, ...], num_tensors: int) -> tuple[Any, ...]:
+        return arguments if self.engine.launcher.reads_tensors else _as_plain(arguments, num_tensors)
 
     # ------------------------------------------------------------------ the long way
 
@@ -82,21 +118,23 @@ class Attention:
         request = check(q, k, v, options, out)
         if not isinstance(return_lse, bool):
             raise InputTypeError(f"return_lse must be True or False, got {return_lse!r}.")
-        self._warn_of_emulation(request.key)
-        result = request.out
         if return_lse and lse is None:
             lse = torch.empty(request.lse_shape, dtype=torch.float32, device=request.q.device)
-        if request.is_empty:
-            result = request.q.new_empty(request.out_shape) if result is None else result
-            result.zero_()
-            if lse is not None:
-                lse.copy_(_lse_without_keys(request))
-        else:
-            result = self._compute(request, lse)
+        result = self.compute(request, lse)
         if options.sequences is not None:
             result = result.squeeze(0) if out is None or not isinstance(out, torch.Tensor) else out
             lse = None if lse is None else lse.squeeze(0)
         return (result, lse) if return_lse and lse is not None else result
+
+    def compute(self, request: Request, lse: torch.Tensor | None) -> torch.Tensor:
+        """Compute a checked call; return its `out`, or a new tensor, and write `lse` where it is given."""
+        self._warn_of_emulation(request.key)
+        if not request.is_empty:
+            return self._compute(request, lse)
+        result = request.q.new_empty(request.out_shape) if request.out is None else request.out
+        if lse is not None:
+            lse.copy_(_lse_without_keys(request))
+        return result.zero_()
 
     def _compute(self, request: Request, lse: torch.Tensor | None) -> torch.Tensor:
         inputs = self._conforming_inputs(request)
@@ -112,9 +150,7 @@ class Attention:
         lowered = request.lowered
         tensors = [*inputs, written, lse, *(lowered.tensors.get(name) for name in TENSORS[5:])]
         scalars = [request.softmax_scale, *(lowered.scalars.get(name) for name in SCALARS[1:])]
-        arguments = (*tensors, *scalars, flag_bits(self.engine.binding, flags), None)
-        if not self.engine.launcher.reads_tensors:
-            arguments = _as_plain(arguments)
+        arguments = self._given((*tensors, *scalars, flag_bits(self.engine.binding, flags), None), len(tensors))
         if not self.engine.launch_operation.launch_kernel(kernel, *arguments):
             raise KernelError(
                 f"{kernel.name} cannot take q {_layout(inputs[0])}, k {_layout(inputs[1])}, v {_layout(inputs[2])}, "
@@ -177,9 +213,9 @@ def mark_written(tensor: torch.Tensor) -> None:
         torch.autograd.graph.increment_version(tensor)
 
 
-def _as_plain(call: tuple[Any, ...]) -> tuple[object, ...]:  # Any: as loose as the launcher's arguments
+def _as_plain(call: tuple[Any, ...], num_tensors: int) -> tuple[object, ...]:  # Any: as loose as the launcher's
     """The tensors of a launch as plain integers, and its stream asked for here."""
-    tensors, others = call[: len(TENSORS)], call[len(TENSORS) : -1]
+    tensors, others = call[:num_tensors], call[num_tensors:-1]
     grad_enabled = torch.is_grad_enabled()
     plain = [None if one is None else describe(one, grad_enabled) for one in tensors]
     return (*plain, *others, _stream_of(tensors[0]))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .binding import Binding, lower
 from .devices import CPU_KEY, DeviceKey, OpenDevice, open_emulator, open_gpu
-from .errors import NoKernelError, TableError
+from .errors import NoBackwardKernelError, NoKernelError, TableError
 from .launcher import KernelObject, Launcher, LaunchRow, OperationObject, load_launcher
 from .routes import FORWARD, Call, Candidate, candidates, feature_names, forced_candidate, launch_row, select
 from .settings import read_settings
@@ -112,8 +112,8 @@ class Engine:
             return self._bindings[operation]
 
     def serves(self, operation: str) -> bool:
-        """Return whether some table has kernels of an operation."""
-        return any(one.operation == operation for table in self.tables() for one in table.kernels.values())
+        """Return whether some table has an operation."""
+        return operation in self._served or any(operation in table.operations for table in self.tables())
 
     def served(self, operation: str) -> Served:
         """Return an operation, ready for launching.
@@ -259,6 +259,8 @@ class Engine:
                 is_emulated=device.is_emulated,
             )
         choices = [one for one in choices if (one.table.folder, one.kernel.name) not in self._damaged]
+        if not choices:
+            return Route(device=device, choices=[])
         served = self.served(operation)
         rows: list[LaunchRow] = []
         for one in choices:
@@ -305,7 +307,8 @@ class Engine:
                 route = self.route(key, calls[0].operation)
                 found = next(((one, call) for call in calls if (one := select(route.choices, call))), None)
                 if found is None:
-                    raise NoKernelError(self._why_none(route, calls[0]))
+                    kind = NoKernelError if calls[0].operation == FORWARD else NoBackwardKernelError
+                    raise kind(self._why_none(route, calls[0]))
                 candidate, call = found
                 try:
                     return self._loaded(route.device, candidate), call.flags
@@ -334,13 +337,19 @@ class Engine:
     def _why_none(self, route: Route, call: Call) -> str:
         device = route.device.facts
         reasons = reasons_against(route.choices, call)
+        is_backward = call.operation != FORWARD
         head = f"{self.package} has no kernel for this call on {device.title} (sm{device.sm}). {call}."
+        if is_backward:
+            head += (
+                " An input requires a gradient, and this module has no backward kernel for the call; without gradients "
+                "call it under torch.no_grad()."
+            )
         # The architecture of the kernels that do run here, such as sm80's on a newer GPU; else the device's own.
-        running = {(one.kernel.sm, one.kernel.is_arch_specific) for one in route.choices if one.image}
+        near = [*route.choices, *self.route(route.device.key).choices]
+        running = {(one.kernel.sm, one.kernel.is_arch_specific) for one in near if one.image}
         sm, is_arch_specific = max(running, default=(device.sm, device.sm == 90))
         arch = f"sm{sm}{'a' if is_arch_specific else ''}"
         head_dim, head_dim_v = call.sizes["head_dim"], call.sizes["head_dim_v"]
-        is_backward = call.operation != FORWARD
         limit, kind = (MAX_BACKWARD_HEAD_DIM, "Backward kernels") if is_backward else (MAX_HEAD_DIM, "Kernels")
         for name, size in (("head_dim", head_dim), ("head_dim_v", head_dim_v)):
             if size > limit:

@@ -32,7 +32,11 @@ class InputTypeError(UnsupportedInputError, TypeError):
 
 
 class GradientError(UnsupportedInputError, NotImplementedError):
-    """A gradient is asked for, and the module holds no backward kernel."""
+    """A gradient is asked for that the module's kernels do not compute."""
+
+
+class NoBackwardKernelError(NoKernelError, GradientError):
+    """A gradient is asked for, and the module holds no backward kernel for the call."""
 
 
 class FallbackWarning(UserWarning):

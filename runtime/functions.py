@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from .attention import SCALARS, TENSORS, Attention, Result, mark_written
+from .autograd import Differentiable
 from .block_mask import BlockMask
 from .engine import WHOLE_HEAD_DIM_V
-from .errors import InputTypeError, UnsupportedInputError
-from .inputs import HEAD_DIM_STEP, MAX_SCALE, check
+from .errors import GradientError, InputTypeError, UnsupportedInputError
+from .inputs import HEAD_DIM_STEP, MAX_SCALE, check, plain_tensor
 from .options import NO_WINDOW, Options, Sequences, Window
 from .reference import Attended
 
@@ -34,6 +35,7 @@ _PROBS_GRANULE = 128  # FlashAttention-2 rounds the sizes of S_dmask up to it
 
 def make_functions(attention: Attention) -> dict[str, Callable[..., Any]]:  # Any: each function has its own type
     """Return a module's functions by name. The names they use are bound here, once, for speed."""
+    differentiable = Differentiable(attention)
     empty_like, empty, float32 = torch.empty_like, torch.empty, torch.float32
     tensor_type, no_window, max_scale = torch.Tensor, NO_WINDOW, MAX_SCALE
     assert (len(TENSORS), len(SCALARS)) == (17, 10)  # written out in the call of launch below, which is quicker
@@ -142,7 +144,7 @@ def make_functions(attention: Attention) -> dict[str, Callable[..., Any]]:  # An
             dropout_p=dropout_p,
             rng_state=rng_state,
         )
-        return _attend(attention, q, k, v, options, return_lse, return_attn_probs, out)
+        return _attend(differentiable, q, k, v, options, return_lse, return_attn_probs, out, deterministic)
 
     def flash_attn_kvpacked_func(
         q: torch.Tensor,
@@ -236,7 +238,7 @@ def make_functions(attention: Attention) -> dict[str, Callable[..., Any]]:  # An
             rng_state=rng_state,
             sequences=_sequences(cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, seqused_k),
         )
-        return _attend(attention, q, k, v, options, return_lse, return_attn_probs, out)
+        return _attend(differentiable, q, k, v, options, return_lse, return_attn_probs, out, deterministic)
 
     def flash_attn_varlen_kvpacked_func(
         q: torch.Tensor,
@@ -296,6 +298,7 @@ def make_functions(attention: Attention) -> dict[str, Callable[..., Any]]:  # An
         alibi_slopes: torch.Tensor | None = None,
         bias: torch.Tensor | None = None,
         sink: torch.Tensor | None = None,
+        deterministic: bool = False,
     ) -> Result:
         """As `flash_attn_func`, visiting only the blocks of keys in `block_mask` (made by `BlockMask.from_dense`).
 
@@ -313,7 +316,7 @@ def make_functions(attention: Attention) -> dict[str, Callable[..., Any]]:  # An
         )
         if block_mask is None:
             raise InputTypeError("block_mask must be a BlockMask, got None. Make one with BlockMask.from_dense.")
-        return _attend(attention, q, k, v, options, return_lse, False, out)
+        return _attend(differentiable, q, k, v, options, return_lse, False, out, deterministic)
 
     made = locals()
     functions = {name: made[name] for name in FUNCTIONS}
@@ -327,7 +330,7 @@ def make_functions(attention: Attention) -> dict[str, Callable[..., Any]]:  # An
 
 
 def _attend(
-    attention: Attention,
+    differentiable: Differentiable,
     q: Any,  # Any: as the user gave it, checked in attend
     k: Any,
     v: Any,
@@ -335,26 +338,79 @@ def _attend(
     return_lse: object,
     return_attn_probs: object,
     out: object,
+    deterministic: object,
 ) -> Result:
+    attention = differentiable.attention
     if not isinstance(return_attn_probs, bool):
         raise InputTypeError(f"return_attn_probs must be True or False, got {return_attn_probs!r}.")
+    if not isinstance(deterministic, bool):
+        raise InputTypeError(f"deterministic must be True or False, got {deterministic!r}.")
+    q, k, v, options = _autocast(q, k, v, options)
     if out is None:
         padded, options = _padded(q, k, v, options)
         if padded is not None:
             q, k, v_padded = padded
-            found = _attend(attention, q, k, v_padded, options, return_lse, return_attn_probs, None)
+            given = (q, k, v_padded, options, return_lse, return_attn_probs, None, deterministic)
+            found = _attend(differentiable, *given)
             if isinstance(found, tuple):
                 return found[0][..., : v.shape[-1]], *found[1:]
             return found[..., : v.shape[-1]]
     if not return_attn_probs:
-        return attention.attend(q, k, v, options, return_lse, out)
+        return _recorded(differentiable, q, k, v, options, return_lse, out, deterministic)
     if options.dropout_p and options.rng_state is None and isinstance(q, torch.Tensor):
         state = torch.randint(0, 2**62, (2,), dtype=torch.int64, device=q.device)
         options = replace(options, rng_state=state)
-    found = attention.attend(q, k, v, options, True, out)
+    found = _recorded(differentiable, q, k, v, options, True, out, deterministic)
     assert isinstance(found, tuple)
     lse, probs = _as_flash_attention(attention, q, k, v, options, found[1])
     return found[0], lse, probs
+
+
+def _recorded(
+    differentiable: Differentiable,
+    q: Any,
+    k: Any,
+    v: Any,
+    options: Options,
+    return_lse: object,
+    out: object,
+    deterministic: bool,
+) -> Result:
+    """Attend, recorded by autograd where an input requires a gradient."""
+    given = {"q": q, "k": k, "v": v, "sink": options.sink, "bias": options.bias, "alibi_slopes": options.alibi_slopes}
+    wanting = [name for name, one in given.items() if isinstance(one, torch.Tensor) and one.requires_grad]
+    if not wanting or not torch.is_grad_enabled():
+        return differentiable.attention.attend(q, k, v, options, return_lse, out)
+    if "alibi_slopes" in wanting:
+        raise GradientError(
+            "alibi_slopes requires a gradient, which no kernel computes. Detach it, or call this under torch.no_grad()."
+        )
+    if out is not None:
+        raise GradientError(
+            f"{', '.join(wanting)} require a gradient, and `out` is written in place, which autograd cannot record. "
+            "Leave `out` away, or call it under torch.no_grad()."
+        )
+    for name, one in given.items():
+        if one is not None:
+            plain_tensor(name, one)
+    if not isinstance(return_lse, bool):
+        raise InputTypeError(f"return_lse must be True or False, got {return_lse!r}.")
+    return differentiable.attend(q, k, v, options, return_lse, deterministic)
+
+
+def _autocast(q: Any, k: Any, v: Any, options: Options) -> tuple[Any, Any, Any, Options]:
+    """q, k, v and bias as autocast casts those of torch's own attention; unchanged without it."""
+    if not isinstance(q, torch.Tensor) or q.device.type not in ("cpu", "cuda"):
+        return q, k, v, options
+    if not torch.is_autocast_enabled(q.device.type):
+        return q, k, v, options
+    dtype = torch.get_autocast_dtype(q.device.type)
+
+    def cast(one: Any) -> Any:
+        is_cast = isinstance(one, torch.Tensor) and one.is_floating_point() and one.dtype != torch.float64
+        return one.to(dtype) if is_cast else one
+
+    return cast(q), cast(k), cast(v), replace(options, bias=cast(options.bias))
 
 
 def _padded(q: Any, k: Any, v: Any, options: Options) -> tuple[list[torch.Tensor] | None, Options]:
@@ -397,8 +453,11 @@ def _as_flash_attention(
     """
     with torch.no_grad():
         request = check(q, k, v, options)
+    q = q.detach()  # the probabilities are for looking at
     attended = Attended(
-        request.q, request.k, request.v, request.softmax_scale, request.lowered, attention.engine.binding.visibility
+        *(request.q.detach(), request.k.detach(), request.v.detach(), request.softmax_scale),
+        request.lowered,
+        attention.engine.binding.visibility,
     )
     lse = torch.where(lse == -torch.inf, torch.inf, lse)
     is_varlen = options.sequences is not None
@@ -431,7 +490,7 @@ def _unpack(name: str, packed: torch.Tensor, count: int, dims: int) -> list[torc
         raise InputTypeError(f"{name} must be a torch.Tensor, got {type(packed).__name__}.")
     if packed.dim() != dims or packed.shape[-3] != count:
         raise UnsupportedInputError(f"{name} must be {axes}, got {list(packed.shape)}.")
-    return [packed.select(-3, index) for index in range(count)]
+    return list(packed.unbind(-3))  # whose gradient is put together in one step
 
 
 def _sequences(

@@ -358,6 +358,12 @@ def is_conforming(tensor: torch.Tensor) -> bool:
     return aligned and all(stride % 8 == 0 for stride, size in steps[:-1] if size > 1)
 
 
+def conforming(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor that a kernel can read in place: this one, or a copy."""
+    tensor = tensor.resolve_neg()
+    return tensor if is_conforming(tensor) else tensor.clone(memory_format=torch.contiguous_format)
+
+
 def describe(tensor: torch.Tensor, grad_enabled: bool = False) -> PlainTensor | torch.Tensor:
     """Return a tensor as plain integers, for a torch without the exchange interface.
 

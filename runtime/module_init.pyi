@@ -302,6 +302,7 @@ def sparse_attn_func(
     alibi_slopes: torch.Tensor | None = None,
     bias: torch.Tensor | None = None,
     sink: torch.Tensor | None = None,
+    deterministic: bool = False,
 ) -> torch.Tensor: ...
 @overload
 def sparse_attn_func(
@@ -319,6 +320,7 @@ def sparse_attn_func(
     alibi_slopes: torch.Tensor | None = None,
     bias: torch.Tensor | None = None,
     sink: torch.Tensor | None = None,
+    deterministic: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]: ...
 def scaled_dot_product_attention(
     query: torch.Tensor,

@@ -58,6 +58,9 @@ class Candidate:
         problem = self.kernel.problem
         if self.kernel.dtype != call.dtype:
             return f"computes {self.kernel.dtype}, not {call.dtype}"
+        for name, is_set in call.flags.items():
+            if is_set and name not in problem:
+                return f"knows no {name}, which the call has"
         for name, chosen in {**call.flags, **call.sizes}.items():
             if name in problem and problem[name] != chosen:
                 return f"is compiled for {name}={problem[name]}, the call has {name}={chosen}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import os
 import sys
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 from kernelwright import resource_dir
+from kernelwright.gen.cli import main
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fake_driver import HERE, StandIn, compile_c
@@ -142,3 +144,28 @@ def tensors(
 def make_tensors() -> Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """The function `tensors`."""
     return tensors
+
+
+TRAINED = """
+schema: 1
+problems:
+  - {dtype: bf16, head_dim: 32, is_causal: [false, true], backward: true}
+  - {dtype: fp16, head_dim: 16, is_local: true, is_varlen: [false, true], backward: true}
+  - {dtype: fp16, head_dim: 16, head_dim_v: 24, is_causal: true, has_softcap: true, has_alibi: true, backward: true}
+  - {dtype: fp16, head_dim: 16, has_bias: true, is_varlen: [false, true], backward: true}
+  - {dtype: fp16, head_dim: 16, has_dropout: true, backward: true}
+  - {dtype: fp16, head_dim: 16, is_block_sparse: true, backward: true}
+  - {dtype: bf16, head_dim: 16, is_causal: true}
+"""
+
+
+@pytest.fixture(scope="session")
+def trainable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+    """A real module with backward kernels of a few features, on the emulator."""
+    out = tmp_path_factory.mktemp("trainable")
+    (out / "profile.yaml").write_text(TRAINED)
+    command = ["build", "--arch", "sm80", "--profile", str(out / "profile.yaml"), "--out", str(out)]
+    assert main([*command, "--name", "flash_trainable"]) == 0
+    sys.path.insert(0, str(out))
+    yield importlib.import_module("flash_trainable")
+    sys.path.remove(str(out))

@@ -231,8 +231,12 @@ BAD_INPUTS = {
         ValueError,
         "k has no memory",
     ),
-    "gradient": (on(1, lambda t: t.clone().requires_grad_()), NotImplementedError, r"k require.*torch.no_grad\(\)"),
-    "parameter": (on(0, torch.nn.Parameter), NotImplementedError, "q require a gradient"),
+    "gradient": (
+        on(1, lambda t: t.clone().requires_grad_()),
+        NotImplementedError,
+        r"requires a gradient.*torch.no_grad\(\)",
+    ),
+    "parameter": (on(0, torch.nn.Parameter), NotImplementedError, r"--features none --backward$"),
 }
 
 
