@@ -1,4 +1,7 @@
-"""Check every kernel of a module against the float64 reference, on the emulator or on a GPU."""
+"""Check every kernel of a module against the float64 reference, on the emulator or on a GPU.
+
+Forward kernels by calls, each of the backward pass by itself (`backward_check.py`).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,9 @@ from types import ModuleType
 
 import torch
 
+from .attention import FLAGS
+from .backward_check import check_backward, place_of
+from .devices import DeviceKey
 from .errors import KernelError, NoKernelError, UnsupportedInputError
 from .gate import Verdict, judge
 from .inputs import check
@@ -120,18 +126,20 @@ def check_module(
     key = device_key(device)
     opened = engine.device(key)
     records = {name: one for table in reversed(engine.tables()) for name, one in table.kernels.items()}
-    every = sorted(name for name, one in records.items() if one.operation == FORWARD)
-    names = every if variants is None else list(variants)
+    names = sorted(records) if variants is None else list(variants)
     results = []
     for index, name in enumerate(names):
         if name not in records:
             raise NoKernelError(f"{engine.package} holds no variant {name}; it holds: {', '.join(sorted(records))}")
         with dispatch.force_variant(name), dispatch.attention.without_warning():
+            record = records[name]
             chosen = problems_for(
-                records[name].problem, records[name].schedule, problems, seed + index, only_random=only_random
+                whole_problem(record), record.schedule, problems, seed + index, only_random=only_random
             )
-            reason = next((one.why_illegal for one in engine.route(key).choices if one.why_illegal), "")
-            found = () if reason else _check_variant(dispatch, records[name], chosen, seed, key.type)
+            reason = next(
+                (one.why_illegal for one in engine.route(key, record.operation).choices if one.why_illegal), ""
+            )
+            found = () if reason else _check_variant(dispatch, record, chosen, seed, key)
         results.append(VariantResult(variant=name, results=found, skipped=reason))
         if progress:
             progress(str(results[-1]))
@@ -139,15 +147,26 @@ def check_module(
     return CheckResult(module=engine.package, by=by, seed=seed, variants=tuple(results))
 
 
+def whole_problem(record: KernelRecord) -> dict[str, object]:
+    """Return what a kernel computes with every field of a problem; what its operation does not depend on is plain."""
+    known = dict(record.problem)
+    head_dim = known.get("head_dim", known.get("head_dim_v"))
+    return {**dict.fromkeys(FLAGS, False), "head_dim": head_dim, "head_dim_v": head_dim, **known}
+
+
 def _check_variant(
-    dispatch: DispatchModule, record: KernelRecord, chosen: Sequence[Problem], seed: int, device_type: str
+    dispatch: DispatchModule, record: KernelRecord, chosen: Sequence[Problem], seed: int, key: DeviceKey
 ) -> tuple[ProblemResult, ...]:
     block_n = int(str(record.schedule.get("block_n", 64)))
-    device = torch.device(device_type)
-    return tuple(
-        check_problem(dispatch, problem, block_n=block_n, seed=seed + index, device=device)
-        for index, problem in enumerate(chosen)
-    )
+    found = []
+    for index, problem in enumerate(chosen):
+        place = {"block_n": block_n, "seed": seed + index}
+        if record.operation == FORWARD:
+            found.append(check_problem(dispatch, problem, device=place_of(key), **place))
+        else:
+            verdict, fault = check_backward(dispatch.engine, key, record, problem, **place)
+            found.append(ProblemResult(problem=problem, verdict=verdict, fault=fault))
+    return tuple(found)
 
 
 def check_problem(

@@ -6,18 +6,20 @@ What passes is what `gate` asks of a result, with a factor of its own over whole
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from .binding import Visibility
 from .block_mask import BlockMask
-from .gate import ATOL, FACTOR, UNIT_ROUNDOFF
+from .gate import ATOL, FACTOR, UNIT_ROUNDOFF, Verdict
 from .inputs import Request, check
-from .problems import TORCH_DTYPES, Problem, guarded, make_inputs
+from .problems import TORCH_DTYPES, Guarded, Problem, guarded, make_inputs
 from .reference import Attended
 
 GRADIENTS = ("dq", "dk", "dv", "dbias")
+SUMS = {"dq_sum": "dq", "dbias": "dbias"}
+"""Tensors of float32 that a kernel adds to, and the gradient that is in them then."""
 TENSOR_FACTOR = 3.0  # as FlashAttention-2's own tests allow gradients over a whole tensor; rows keep the gate's 2
 
 
@@ -33,6 +35,28 @@ class Gradients:
     lse: torch.Tensor
     values: Mapping[str, torch.Tensor]
     magnitudes: Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Written:
+    """Memory that a backward kernel writes: NaN, or zeros where it adds, inside memory of NaN.
+
+    Attributes:
+        launched: by the binding's names, as a launch takes them.
+        held: by gradient.
+    """
+
+    launched: Mapping[str, torch.Tensor]
+    held: Mapping[str, Guarded]
+
+    @property
+    def gradients(self) -> dict[str, torch.Tensor]:
+        """What was written, by gradient; sums in float32."""
+        return {name: one.tensor for name, one in self.held.items()}
+
+    def spoilt(self) -> list[str]:
+        """Return beside which of them memory was written; overwrites them with NaN."""
+        return [name for name, one in self.held.items() if not one.is_intact()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -61,6 +85,26 @@ class Case:
         if self.block_mask is not None and "dk" in names:
             every |= self.block_mask.by_keys().tensors(request.shape.num_seqs, request.shape.num_heads_q)
         return {name: tensor for name, tensor in every.items() if name in names}
+
+    def written(self, names: Collection[str]) -> Written:
+        """Return memory for those of the gradients that are named in a kernel's binding."""
+        request, device = self.request, self.request.q.device
+        layout = "plain" if self.problem.layout == "expanded" else self.problem.layout
+        held = {
+            name: guarded(tuple(like.shape), like.dtype, device, layout)
+            for name, like in (("dq", request.q), ("dk", request.k), ("dv", request.v))
+            if name in names
+        }
+        launched = {name: one.tensor for name, one in held.items()}
+        if "dq_sum" in names:
+            flat = guarded((request.q.numel(),), torch.float32, device)
+            held["dq"] = Guarded(tensor=flat.tensor.zero_().view(request.q.shape), buffer=flat.buffer)
+            launched["dq_sum"] = held["dq"].tensor
+        bias = request.lowered.tensors.get("bias")
+        if "dbias" in names and bias is not None:
+            held["dbias"] = guarded(given_shape(bias), torch.float32, device)
+            launched["dbias"] = held["dbias"].tensor.zero_().expand(bias.shape)
+        return Written(launched=launched, held=held)
 
     def scalars(self, names: Collection[str]) -> dict[str, float]:
         """Return those of the numbers of a launch which are named in its binding."""
@@ -164,28 +208,60 @@ def _by_kv_head(values: torch.Tensor, group: int) -> torch.Tensor:
 
 
 def faults(outputs: Mapping[str, torch.Tensor], case: Case) -> list[str]:
-    """Return what does not pass the gate of runtime/gate.py, over a whole tensor and by rows; empty if all is right.
+    """Return what `judge_gradients` finds wrong, with the problem; empty if all is right."""
+    fault = judge_gradients(outputs, case).fault
+    return [f"{case.problem}: {fault}"] if fault else []
 
-    Where every row's weight is on one key, dS is a difference of equal numbers: the gradient is less than what a
-    rounding moves it by, and plain torch makes it 0 by luck. There the rows decide.
+
+def judge_gradients(outputs: Mapping[str, torch.Tensor], case: Case) -> Verdict:
+    """Compare gradients, by name, as runtime/gate.py compares results: over a whole tensor and by rows.
+
+    The verdict's numbers are those of the gradient that came nearest to its limit. Where every row's weight is on one
+    key, dS is a difference of equal numbers: the gradient is less than what a rounding moves it by, and plain torch
+    makes it 0 by luck. There the rows decide.
     """
-    unit = UNIT_ROUNDOFF[case.request.q.dtype]
-    found = []
-    for name in GRADIENTS:
-        if name not in outputs:
-            continue
-        expected = case.reference.values[name]
-        error = (outputs[name].detach().cpu().double() - expected).abs().nan_to_num(nan=torch.inf).amax(-1)
-        plain = (case.plain.values[name].double() - expected).abs().amax(-1)
-        rounding = unit * case.reference.magnitudes[name].amax(-1)
-        allowed = FACTOR * torch.maximum(plain, rounding) + ATOL
-        if not error.numel():
-            continue
-        cancels = expected.abs().max() <= rounding.max()
-        if not cancels and error.max() > TENSOR_FACTOR * plain.max() + ATOL:
-            found.append(f"{name}: error {error.max():.3g}, plain torch has {plain.max():.3g}")
-        if (error > allowed).any():
-            found.append(
-                f"{name}: {int((error > allowed).sum())} of {error.numel()} rows, {(error / allowed).max():.3g} times"
-            )
-    return [f"{case.problem}: {one}" for one in found]
+    found = [_judge(name, outputs[name], case) for name in GRADIENTS if name in outputs and outputs[name].numel()]
+    if not found:
+        raise ValueError(f"{case.problem}: there is no gradient to judge")
+    worst = max(found, key=lambda one: max(one.tensor_margin, one.row_margin))
+    return replace(
+        worst, passed=all(one.passed for one in found), fault="; ".join(one.fault for one in found if one.fault)
+    )
+
+
+def _judge(name: str, output: torch.Tensor, case: Case) -> Verdict:
+    expected = case.reference.values[name]
+    error = (output.detach().cpu().double() - expected).abs().nan_to_num(nan=torch.inf).amax(-1)
+    plain = (case.plain.values[name].double() - expected).abs().amax(-1)
+    rounding = UNIT_ROUNDOFF[case.request.q.dtype] * case.reference.magnitudes[name].amax(-1)
+    allowed = FACTOR * torch.maximum(plain, rounding) + ATOL
+    cancels = bool(expected.abs().max() <= rounding.max())
+    return row_verdict(name, error, allowed, torch.inf if cancels else TENSOR_FACTOR * float(plain.max()) + ATOL)
+
+
+def row_verdict(name: str, error: torch.Tensor, allowed: torch.Tensor, max_allowed: float = torch.inf) -> Verdict:
+    """Return whether errors of rows, of three dimensions, are within what is allowed for each and for the largest."""
+    margins = error / allowed
+    at = first, second, third = tuple(int(one) for one in torch.unravel_index(margins.argmax(), margins.shape))
+    max_error, row_margin = float(error.max()), float(margins.max())
+    wrong = []
+    if not max_error <= max_allowed:
+        wrong.append(f"{name}: largest error {max_error:.3g}, allowed {max_allowed:.3g}")
+    if not row_margin <= 1:
+        wrong.append(
+            f"{name}: row {at}: error {float(error[at]):.3g}, allowed {float(allowed[at]):.3g}; "
+            f"{int((margins > 1).sum())} of {margins.numel()} rows fail"
+        )
+    return Verdict(
+        passed=not wrong,
+        max_error=max_error,
+        max_allowed=max_allowed,
+        fused_error=torch.inf,
+        tensor_margin=max_error / max_allowed,
+        row_margin=row_margin,
+        worst_row=(first, second, third),
+        worst_row_error=float(error[at]),
+        worst_row_allowed=float(allowed[at]),
+        lse_error=0.0,
+        fault="; ".join(wrong),
+    )

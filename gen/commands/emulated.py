@@ -47,7 +47,7 @@ class Kernel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a launch wrote, by tensor, and the emulator's report of it."""
+    """What a launch wrote, by tensor, and the emulator's report of it. What it added to is not among it."""
 
     outputs: Mapping[str, Any]  # torch tensors
     report: Report
@@ -55,9 +55,8 @@ class Outcome:
     @property
     def bits(self) -> tuple[bytes, ...]:
         """The outputs byte by byte, so that equal means bitwise equal."""
-        return tuple(
-            ctypes.string_at(one.data_ptr(), one.numel() * one.element_size()) for one in self.outputs.values()
-        )
+        dense = [one.contiguous() for one in self.outputs.values()]
+        return tuple(ctypes.string_at(one.data_ptr(), one.numel() * one.element_size()) for one in dense)
 
 
 def launch(
@@ -77,10 +76,12 @@ def launch(
     from kernelwright.emulator.launch import Access, Memory
 
     sizes = call_sizes(kernel.binding, {name: tuple(one.shape) for name, one in inputs.items()})
-    some = inputs[next(tensor["name"] for tensor in kernel.binding["tensors"] if tensor["dtype"] == "io")]
+    of_io = [tensor["name"] for tensor in kernel.binding["tensors"] if tensor["dtype"] == "io"]
+    some = next(inputs[name] for name in of_io if name in inputs)
+    written = [tensor for tensor in kernel.binding["tensors"] if tensor["access"] == "write"]
     outputs = {}
-    for tensor in kernel.binding["tensors"]:
-        if tensor["access"] == "write" and tensor["name"] not in inputs:
+    for tensor in written:
+        if tensor["name"] not in inputs:
             made = some.new_full([sizes[dim] for dim in tensor["dims"]], float("nan"))
             outputs[tensor["name"]] = made.float() if tensor["dtype"] == "float32" else made
     arguments = {
@@ -101,7 +102,8 @@ def launch(
         shared_bytes=kernel.smem_bytes,
         **options,
     )
-    return Outcome(outputs=outputs, report=report)
+    found = {**inputs, **outputs}
+    return Outcome(outputs={tensor["name"]: found[tensor["name"]] for tensor in written}, report=report)
 
 
 @contextmanager

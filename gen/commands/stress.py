@@ -11,10 +11,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from kernelwright.gen.binding import bindings
 from kernelwright.gen.commands import emulated
 from kernelwright.gen.devices import reference_device
 from kernelwright.gen.redundant_syncs import RedundantSync, redundant_syncs
-from kernelwright.gen.spec import Variant
+from kernelwright.gen.spec import (
+    OPERATION,
+    BackwardSchedule,
+    ForwardSchedule,
+    QueryGradientSchedule,
+    Variant,
+)
 from kernelwright.gen.visibility import visibilities
 
 if TYPE_CHECKING:
@@ -96,13 +103,24 @@ class Shipped:
     variant: Variant
 
 
+def _nothing() -> dict[str, Any]:
+    return {}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """Inputs of one launch; `label` says which they are."""
+    """Inputs of one launch; `label` says which they are.
+
+    Attributes:
+        fresh: makes anew what each launch has for itself: zeros that a kernel adds to, and outputs that are given.
+        fault_of: says what is wrong with what was added to those, in no fixed order; "" for nothing.
+    """
 
     label: str
     inputs: dict[str, Any]  # torch tensors
     scalars: dict[str, float]
+    fresh: Callable[[], dict[str, Any]] = _nothing
+    fault_of: Callable[[dict[str, Any]], str] = lambda _: ""
 
 
 def shipped_kernels(module: Any, names: Sequence[str]) -> list[Shipped]:  # Any: a dispatch module
@@ -113,7 +131,7 @@ def shipped_kernels(module: Any, names: Sequence[str]) -> list[Shipped]:  # Any:
     for table in module._module.engine.tables():
         plain = read_table(table.folder)
         for name in set(names) & set(table.kernels) - set(found):
-            record, entry = table.kernels[name], plain["kernels"][name]
+            record = table.kernels[name]
             found[name] = Shipped(
                 name=name,
                 ptx=record.files["ptx"].read().decode(),
@@ -124,13 +142,15 @@ def shipped_kernels(module: Any, names: Sequence[str]) -> list[Shipped]:  # Any:
                     constants={**record.constants, "num_sms": reference_device(record.sm).num_sms},
                     binding=plain["operations"][record.operation],
                 ),
-                variant=Variant.from_dict({key: entry[key] for key in ("operation", "sm", "problem", "schedule")}),
+                variant=Variant.parse(name),
             )
     return [found[name] for name in names]
 
 
-def make_case(runtime: str, problem: Any, *, block_n: int, seed: int) -> Case:
+def make_case(runtime: str, problem: Any, *, block_n: int, seed: int, operation: str = OPERATION) -> Case:
     """Return a problem's inputs as the check of the module makes them; `runtime` is its package of shipped code."""
+    if operation != OPERATION:
+        return _gradient_case(runtime, problem, block_n=block_n, seed=seed, operation=operation)
     made = importlib.import_module(f"{runtime}.problems").make_inputs(problem, block_n, seed, "cpu", _visible(runtime))
     request = importlib.import_module(f"{runtime}.inputs").check(made.q, made.k, made.v, made.options)
     scale = problem.softmax_scale if problem.softmax_scale is not None else problem.head_dim**-0.5
@@ -138,6 +158,35 @@ def make_case(runtime: str, problem: Any, *, block_n: int, seed: int) -> Case:
         label=str(problem),
         inputs={"q": request.q, "k": request.k, "v": request.v, **request.lowered.tensors},
         scalars={"softmax_scale": scale, **request.lowered.scalars},
+    )
+
+
+def _gradient_case(runtime: str, problem: Any, *, block_n: int, seed: int, operation: str) -> Case:
+    """Return what a kernel of the backward pass gets; sums are judged, since orders of warps change their bits."""
+    check = importlib.import_module(f"{runtime}.gradient_check")
+    made = check.make_case(problem, _visible(runtime), block_n=block_n, seed=seed, device="cpu")
+    tensors: Any = bindings()[operation]["tensors"]  # Any: JSON
+    scalars: Any = bindings()[operation]["scalars"]
+    names = [one["name"] for one in tensors]
+    added = [one["name"] for one in tensors if one["access"] == "update"]
+    request, dtype = made.request, made.request.q.dtype
+    inputs, fresh = made.inputs(names), lambda: dict(made.written(added).launched)
+    if "dq_sum" in names and not added:  # rounded
+        inputs = {"dq_sum": made.reference.values["dq"].float().contiguous()}
+        fresh = lambda: {"dq": request.q.new_full(request.q.shape, float("nan"))}  # noqa: E731
+    if "out" in names:
+        inputs["out"] = made.reference.out.to(dtype)
+
+    def fault_of(given: dict[str, Any]) -> str:
+        sums = {gradient: given[name] for name, gradient in check.SUMS.items() if name in given and name in added}
+        return str(check.judge_gradients(sums, made).fault) if sums else ""
+
+    return Case(
+        label=str(problem),
+        inputs=inputs,
+        scalars=made.scalars([one["name"] for one in scalars]),
+        fresh=fresh,
+        fault_of=fault_of,
     )
 
 
@@ -149,27 +198,54 @@ def _visible(runtime: str) -> dict[str, Any]:  # Any: of a run time imported by 
     }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Loop:
+    """The tiles of a kernel: of its own rows, and of those that its main loop loads in turn."""
+
+    own: int
+    loaded: int
+    stages: int
+    by_keys: bool  # own rows are keys
+
+    @classmethod
+    def of(cls, variant: Variant) -> _Loop:
+        match variant.schedule:
+            case BackwardSchedule() as one:
+                return cls(own=one.block_n, loaded=one.block_m, stages=one.num_stages, by_keys=True)
+            case ForwardSchedule() | QueryGradientSchedule() as one:
+                return cls(own=one.block_m, loaded=one.block_n, stages=one.num_stages, by_keys=False)
+            case one:
+                return cls(own=one.block_m, loaded=1, stages=1, by_keys=False)
+
+    def sizes(self, own: int, loaded: int) -> tuple[int, int]:
+        """Return queries and keys; as many keys as queries at least, so that with a mask all see the first."""
+        return (loaded, max(own, loaded)) if self.by_keys else (own, loaded)
+
+
 def telling_cases(runtime: str, variant: Variant, seed: int) -> list[Case]:
     """Return small problems in which every synchronisation has work to do: rings that turn, partial tiles.
 
     The last has stages + 1 tiles: the ring ends in its first slot, whose bytes the epilogue uses again.
     """
-    block_m, block_n = variant.forward.block_m, variant.forward.block_n
-    ring = variant.forward.num_stages * block_n
-    sizes = [(block_m, ring + 3 * block_n + 5), (block_m + 1, 2 * block_n), (2 * block_m + 3, ring + 2 * block_n - 1)]
-    sizes.append((block_m, ring + block_n))
-    return _cases(runtime, variant, sizes, seed)
+    loop = _Loop.of(variant)
+    own, loaded, ring = loop.own, loop.loaded, loop.stages * loop.loaded
+    sizes = [(own, ring + 3 * loaded + 5), (own + 1, 2 * loaded), (2 * own + 3, ring + 2 * loaded - 1)]
+    sizes.append((own, ring + loaded))
+    return _cases(runtime, variant, [loop.sizes(*one) for one in sizes], seed)
 
 
 def ring_cases(runtime: str, variant: Variant, seed: int) -> list[Case]:
-    """Return problems of 1, 2, stages, stages + 1 and 2 stages + 1 key tiles: rings that fill, turn and turn again.
+    """Return problems of 1, 2, stages, stages + 1 and 2 stages + 1 tiles: rings that fill, turn and turn again.
 
     Every other one ends in a partial tile, in queries and keys. A slot used again too early shows from stages + 1 on.
     """
-    block_m, block_n, stages = variant.forward.block_m, variant.forward.block_n, variant.forward.num_stages
-    tiles = sorted({1, 2, stages, stages + 1, 2 * stages + 1})
-    sizes = [(block_m - index % 2 * 5, count * block_n - index % 2 * 3) for index, count in enumerate(tiles)]
-    return _cases(runtime, variant, sizes, seed)
+    loop = _Loop.of(variant)
+    tiles = sorted({1, 2, loop.stages, loop.stages + 1, 2 * loop.stages + 1})
+    sizes = [
+        (max(1, loop.own - index % 2 * 5), max(1, count * loop.loaded - index % 2 * 3))
+        for index, count in enumerate(tiles)
+    ]
+    return _cases(runtime, variant, [loop.sizes(*one) for one in sizes], seed)
 
 
 def _cases(runtime: str, variant: Variant, sizes: Sequence[tuple[int, int]], seed: int) -> list[Case]:
@@ -177,20 +253,29 @@ def _cases(runtime: str, variant: Variant, sizes: Sequence[tuple[int, int]], see
 
     Lists of blocks and windows leave tiles out, so there are several lists, and windows that leave few out. Of a
     persistent kernel there are more heads than thread blocks on the one multiprocessor of `_on_one_sm`, so that each
-    takes several tiles.
+    takes several tiles. A kernel that owns keys takes the tiles of two query heads one after another.
     """
     problems = importlib.import_module(f"{runtime}.problems")
-    schedule = variant.forward
-    num_heads = max(schedule.persistent_blocks + 1, 3 if variant.problem.is_block_sparse else 1)
-    more = {"num_heads_kv": num_heads, "group": 2 if schedule.pack_gqa else 1}
+    schedule = variant.schedule
+    num_heads, has_groups = 1, isinstance(schedule, BackwardSchedule)
+    if isinstance(schedule, ForwardSchedule):
+        num_heads, has_groups = schedule.persistent_blocks + 1, schedule.pack_gqa
+    num_heads = max(num_heads, 3 if variant.problem.is_block_sparse else 1)
+    more = {"num_heads_kv": num_heads, "group": 2 if has_groups else 1}
     rows = [{"seqlen_q": seqlen_q, "seqlen_k": seqlen_k, **more} for seqlen_q, seqlen_k in sizes]
     chosen = problems.problems_of(asdict(variant.problem), asdict(schedule), rows, seed)
     if variant.problem.is_local:
         wide = {"attention_chunk": 0, "is_causal": False}
         chosen += [replace(one, window=(one.seqlen_k - 2, one.seqlen_k), **wide) for one in chosen]
     return [
-        make_case(runtime, problem, block_n=schedule.block_n, seed=seed + index) for index, problem in enumerate(chosen)
+        make_case(runtime, problem, block_n=block_n_of(variant), seed=seed + index, operation=variant.operation)
+        for index, problem in enumerate(chosen)
     ]
+
+
+def block_n_of(variant: Variant) -> int:
+    """Return the keys of a tile, at whose borders inputs are telling; some number for a kernel without such tiles."""
+    return int(getattr(variant.schedule, "block_n", 64))
 
 
 def _on_one_sm(kernel: emulated.Kernel) -> emulated.Kernel:
@@ -211,13 +296,17 @@ def check_seeds(shipped: Shipped, cases: Sequence[Case], num_seeds: int) -> Seed
             for seed in range(num_seeds + 1):
                 try:
                     launches += seed > 0
-                    done = emulated.launch(module, kernel, case.inputs, case.scalars, seed=seed)
+                    fresh = case.fresh()
+                    done = emulated.launch(module, kernel, {**case.inputs, **fresh}, case.scalars, seed=seed)
                 except EmulatorError as error:
                     faults.append(f"{case.label}: seed {seed}: {error}")
                     break
                 expected = expected or done.bits
+                fault = case.fault_of(fresh)
                 if done.bits != expected:
-                    faults.append(f"{case.label}: seed {seed} gives other bits than the fixed order of warps")
+                    fault = "gives other bits than the fixed order of warps"
+                if fault:
+                    faults.append(f"{case.label}: seed {seed} {fault}")
                     break
         module.unload()
     return SeedsResult(variant=shipped.name, launches=launches, faults=tuple(faults))
@@ -274,11 +363,12 @@ def _first_notice(
     try:
         for index, case in enumerate(cases):
             for seed in range(num_seeds):
-                options = {"seed": seed, "max_instructions": budget}
-                done = emulated.launch(module, _on_one_sm(shipped.kernel), case.inputs, case.scalars, **options)
+                options, fresh = {"seed": seed, "max_instructions": budget}, case.fresh()
+                inputs = {**case.inputs, **fresh}
+                done = emulated.launch(module, _on_one_sm(shipped.kernel), inputs, case.scalars, **options)
                 if seed == 0:
                     outcomes.append(done)
-                if done.bits != (expected[index] if expected else outcomes[index].bits):
+                if done.bits != (expected[index] if expected else outcomes[index].bits) or case.fault_of(fresh):
                     return "wrong result", outcomes
     except EmulatorError as error:
         return error.report.findings[0].kind if error.report else str(error), outcomes

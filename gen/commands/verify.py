@@ -106,9 +106,9 @@ def _stress(
             of = f"{number + 1} of {len(checked)}, {shipped.name}"
             if args.seeds:
                 _progress(f"random orders of warps: {of}")
-                block_n = shipped.variant.forward.block_n
+                block_n, operation = stress.block_n_of(shipped.variant), shipped.variant.operation
                 cases = [
-                    stress.make_case(runtime, one.problem, block_n=block_n, seed=args.seed + index)
+                    stress.make_case(runtime, one.problem, block_n=block_n, seed=args.seed + index, operation=operation)
                     for index, one in enumerate(checked[number].results)
                 ]
                 cases += stress.ring_cases(runtime, shipped.variant, args.seed)

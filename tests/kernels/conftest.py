@@ -44,6 +44,12 @@ def every_head_dim(work: Path) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def imported(work: Path) -> Callable[[str], ModuleType]:
+    """Imports a module that was built in `work`."""
+    return lambda name: import_from(work, name)
+
+
+@pytest.fixture(scope="session")
 def build(work: Path) -> Callable[[Sequence[Variant]], list[BuiltKernel]]:
     """Compiles variants."""
     return lambda variants: build_kernels(variants, work / "variants")

@@ -20,7 +20,7 @@ from kernelwright.tuner.cli import main
         (["--seed", "-1"], "--seed must be from 0 to 4294967295, got -1"),
         (["--seed", str(1 << 64)], "--seed must be from 0"),
         (["--out", ""], "a folder's name is empty"),
-        ([""], "SPACE is empty; known: flash_fwd_hd"),
+        ([""], "SPACE is empty; known: flash_bwd_"),
         (["no_such_space"], "no_such_space"),
         (["--arch", "sm90"], "sm90"),
     ],
