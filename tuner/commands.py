@@ -14,7 +14,7 @@ from typing import Any
 from kernelwright import resource_dir
 from kernelwright.build.jobs import usable_cores
 from kernelwright.gen.errors import ConfigError
-from kernelwright.gen.spec import Variant
+from kernelwright.gen.spec import OPERATION, Variant
 from kernelwright.tuner.compile import NinjaCompiler, source_digest
 from kernelwright.tuner.errors import UsageError
 from kernelwright.tuner.export import failures, publish, tuned_rows, write_table
@@ -203,6 +203,7 @@ def _print(request: Request, result: Result, published: Published) -> None:
         return
     print(f"\nThe table is in {published.table}. Use it with a module for sm{request.space.sm}:\n")
     build = f"gen build --arch sm{request.space.sm} --head-dim {problem.head_dim} --dtype {problem.dtype}"
+    build += "" if request.space.operation == OPERATION else " --backward"
     print(f"    {build}")
     print("    and, in Python:")
     print(f"    import flash_sm{request.space.sm}")

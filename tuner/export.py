@@ -160,7 +160,8 @@ def merge(old: Table | None, new: Table) -> Table:
     replaced = {_subject(new, row) for row in new["rows"]}
     kept = [row for row in old["rows"] if _subject(old, row) not in replaced]
     kernels = {row["kernel"]: old["kernels"][row["kernel"]] for row in kept} | new["kernels"]
-    return new | {"kernels": dict(sorted(kernels.items())), "rows": [*kept, *new["rows"]]}
+    operations = {**old["operations"], **new["operations"]}
+    return new | {"operations": operations, "kernels": dict(sorted(kernels.items())), "rows": [*kept, *new["rows"]]}
 
 
 def _subject(table: Table, row: Mapping[str, Any]) -> str:
@@ -205,13 +206,19 @@ def write_table(
     put_folder(folder, files | {TABLE_FILE: table_bytes(merged)})
 
 
+def launch_alike(one: Table, other: Table) -> bool:
+    """Return whether the operations that two tables both have are launched in the same way."""
+    common = set(one["operations"]) & set(other["operations"])
+    return all(one["operations"][name] == other["operations"][name] for name in common)
+
+
 def _old_table(folder: Path, new: Table) -> Table | None:
     try:
         old = read_table(folder)
     except BuildError as error:
         _log.warning("%s: earlier tuned rows are left out: %s", folder, error)
         return None
-    if old.get("schema") != new["schema"] or old.get("operations") != new["operations"]:
+    if old.get("schema") != new["schema"] or not launch_alike(old, new):
         _log.warning("%s: earlier tuned rows are left out: made for another version", folder)
         return None
     return old

@@ -6,6 +6,8 @@ Figures are medians, in microseconds. What is far behind the best of the search 
 
 from __future__ import annotations
 
+import importlib
+import math
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +15,7 @@ from typing import Any
 
 import torch
 
-from kernelwright.gen.spec import ForwardProblem
+from kernelwright.gen.spec import OPERATION, ForwardProblem, Variant
 from kernelwright.runtime.cuda_timer import CudaTimer, capture_graph
 from kernelwright.runtime.timing import Capture, Method, Sampling, Timer, method_for, sampling_of
 from kernelwright.tuner.errors import TunerError
@@ -111,12 +113,17 @@ def make_inputs(problem: ForwardProblem, shape: Shape, device: str) -> tuple[tor
     )
 
 
-def make_call(module: Any, problem: ForwardProblem, shape: Shape, device: str) -> Callable[[], object]:  # Any: as below
-    """Return a call of a module's function for a problem's features, everything it needs made before."""
+def make_call(module: Any, variant: Variant, shape: Shape, device: str) -> Callable[[], object]:  # Any: as below
+    """Return a call that runs a variant of a module, which answers calls; everything it needs is made before.
+
+    A forward kernel is called by the module's function, one of the backward pass by itself. What that adds to dQ and
+    never takes away grows from call to call: atomics take as long whatever they add to, so nothing is zeroed between.
+    """
+    problem = variant.problem
     q, k, v = make_inputs(problem, shape, device)
     place = q.device
     generator = torch.Generator(device=place).manual_seed(1)
-    options: dict[str, Any] = {"out": torch.empty(*q.shape[:-1], problem.head_dim_v, dtype=q.dtype, device=place)}
+    options: dict[str, Any] = {}
     heads = torch.arange(1, shape.num_heads_q + 1, device=place)
     if problem.has_softcap:
         options["softcap"] = 50.0
@@ -127,21 +134,73 @@ def make_call(module: Any, problem: ForwardProblem, shape: Shape, device: str) -
         options["bias"] = torch.randn(bias_shape, generator=generator, dtype=q.dtype, device=place)
     if problem.has_dropout:
         options |= {"dropout_p": 0.1, "rng_state": torch.tensor([1, 2], device=place)}
-    if problem.is_block_sparse:
-        if problem.is_local or problem.is_varlen:
-            raise TunerError(f"no block-sparse call of the kind of {shape.name} is made for measuring yet")
-        blocks = [-(-length // _SPARSE_BLOCK) for length in (shape.seqlen_q, shape.seqlen_k)]
-        kept = torch.rand(blocks, generator=generator, device=place) < SPARSE_SHARE
-        dense = kept.repeat_interleave(_SPARSE_BLOCK, 0).repeat_interleave(_SPARSE_BLOCK, 1)
-        mask = module.BlockMask.from_dense(dense[: shape.seqlen_q, : shape.seqlen_k], _SPARSE_BLOCK, _SPARSE_BLOCK)
-        return lambda: module.sparse_attn_func(q, k, v, mask, causal=problem.is_causal, **options)
-    options |= {"causal": problem.is_causal, "window_size": (shape.window_left, shape.window_right)}
-    if not problem.is_varlen:
-        return lambda: module.flash_attn_func(q, k, v, **options)
-    lengths = torch.tensor([(0, 0), *shape.lengths(is_varlen=True)], device=place)
-    q_ends, k_ends = lengths.cumsum(0).int().unbind(1)
-    sizes = (q_ends.contiguous(), k_ends.contiguous(), shape.seqlen_q, shape.seqlen_k)
-    return lambda: module.flash_attn_varlen_func(q, k, v, *sizes, **options)
+    options["causal"] = problem.is_causal
+    mask = _block_mask(module, problem, shape, generator) if problem.is_block_sparse else None
+    if mask is None:
+        options["window_size"] = (shape.window_left, shape.window_right)
+    sizes: tuple[Any, ...] = ()
+    if problem.is_varlen:
+        lengths = torch.tensor([(0, 0), *shape.lengths(is_varlen=True)], device=place)
+        q_ends, k_ends = lengths.cumsum(0).int().unbind(1)
+        sizes = (q_ends.contiguous(), k_ends.contiguous(), shape.seqlen_q, shape.seqlen_k)
+    if variant.operation != OPERATION:
+        return _gradient_call(module, variant, (q, k, v), options, mask, sizes)
+    options["out"] = torch.empty(*q.shape[:-1], problem.head_dim_v, dtype=q.dtype, device=place)
+    if mask is not None:
+        return lambda: module.sparse_attn_func(q, k, v, mask, **options)
+    function = module.flash_attn_varlen_func if problem.is_varlen else module.flash_attn_func
+    return lambda: function(q, k, v, *sizes, **options)
+
+
+def _block_mask(module: Any, problem: ForwardProblem, shape: Shape, generator: torch.Generator) -> Any:
+    if problem.is_local or problem.is_varlen:
+        raise TunerError(f"no block-sparse call of the kind of {shape.name} is made for measuring yet")
+    blocks = [-(-length // _SPARSE_BLOCK) for length in (shape.seqlen_q, shape.seqlen_k)]
+    kept = torch.rand(blocks, generator=generator, device=generator.device) < SPARSE_SHARE
+    dense = kept.repeat_interleave(_SPARSE_BLOCK, 0).repeat_interleave(_SPARSE_BLOCK, 1)
+    return module.BlockMask.from_dense(dense[: shape.seqlen_q, : shape.seqlen_k], _SPARSE_BLOCK, _SPARSE_BLOCK)
+
+
+def _gradient_call(
+    module: Any,
+    variant: Variant,
+    inputs: tuple[torch.Tensor, ...],
+    options: dict[str, Any],
+    mask: Any,
+    sizes: tuple[Any, ...],
+) -> Callable[[], object]:
+    """Return a launch of a kernel that makes gradients; lse is near that of the scores of standard normal values."""
+    shipped = {
+        name: importlib.import_module(f"{module.__name__}._runtime.{name}")
+        for name in ("options", "inputs", "direct", "support")
+    }
+    sequences = None
+    if sizes:
+        names = ("cu_seqlens_q", "cu_seqlens_k", "max_seqlen_q", "max_seqlen_k")
+        sequences = shipped["options"].Sequences(**dict(zip(names, sizes, strict=True)))
+    request = shipped["inputs"].check(
+        *inputs, shipped["options"].Options(**options, block_mask=mask, sequences=sequences)
+    )
+    place, shape = request.q.device, request.shape
+    generator = torch.Generator(device=place).manual_seed(2)
+
+    def values(sizes: Any, dtype: torch.dtype) -> torch.Tensor:
+        return torch.randn(tuple(sizes), generator=generator, dtype=torch.float32, device=place).to(dtype)
+
+    given = {
+        **{"q": request.q, "k": request.k, "v": request.v, "dout": values(request.out_shape, request.q.dtype)},
+        **{"lse": math.log(shape.max_seqlen_k) + 0.5 + 0.1 * values(request.lse_shape, torch.float32)},
+        **{"delta": values(request.lse_shape, torch.float32), **request.lowered.tensors},
+        **{"dq": torch.empty_like(request.q), "dk": torch.empty_like(request.k), "dv": torch.empty_like(request.v)},
+        **{"dq_sum": torch.zeros(request.q.shape, device=place)},
+    }
+    if mask is not None and variant.operation == "flash_bwd":
+        given |= mask.by_keys().tensors(shape.num_seqs, shape.num_heads_q)
+    scalars = {**request.lowered.scalars, "max_seqlen_k": shape.max_seqlen_k}
+    engine = module._module.engine
+    record = next(table.kernels[variant.name] for table in engine.tables() if variant.name in table.kernels)
+    launch = shipped["direct"].prepare_launch(engine, shipped["support"].device_key(place), record, given, scalars)
+    return lambda: launch()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,5 +261,5 @@ class GpuScorer:
         take: Callable[[Callable[[], object]], Timed],
     ) -> Timed:
         stage(f"measuring {shape.name}")
-        timed = take(make_call(module, compiled.variant.problem, shape, "cuda"))
+        timed = take(make_call(module, compiled.variant, shape, "cuda"))
         return replace(timed, state=read_state(current_pci_bus_id() if torch.cuda.is_available() else None))

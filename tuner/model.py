@@ -43,7 +43,10 @@ _BIAS_LOAD_CLOCKS = 2.0  # of a warp's load, which touches 8 rows; our guess, no
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepCycles:
-    """Clocks of an SM that an iteration of one thread block takes of each resource, and together."""
+    """Clocks of an SM that an iteration of one thread block takes of each resource, and together.
+
+    `atomics`: of the L2 cache, whose sectors they pass to and fro.
+    """
 
     tensor: float
     exp: float
@@ -51,12 +54,13 @@ class StepCycles:
     issue: float
     smem: float
     latency: float
+    atomics: float
     total: float
 
     @property
     def bottleneck(self) -> str:
         """The resource that takes longest."""
-        names = ("tensor", "exp", "alu", "issue", "smem", "latency")
+        names = ("tensor", "exp", "alu", "issue", "smem", "latency", "atomics")
         return max(names, key=lambda name: float(getattr(self, name)))
 
 
@@ -83,9 +87,10 @@ def step_cycles(variant: Variant, device: Device, resident: int) -> StepCycles:
     latency = (alone + max(0.0, load - alone * work.hidden)) / resident
 
     power = _OVERLAP if resident > 1 else _OVERLAP_ALONE
-    parts = (tensor, exp, alu, issue, smem, latency)
-    total = sum(part**power for part in parts) ** (1 / power)
-    return StepCycles(tensor=tensor, exp=exp, alu=alu, issue=issue, smem=smem, latency=latency, total=total)
+    atomics = work.atomic_bytes / _L2_BYTES_PER_CLK
+    parts = {"tensor": tensor, "exp": exp, "alu": alu, "issue": issue, "smem": smem, "latency": latency}
+    parts["atomics"] = atomics
+    return StepCycles(**parts, total=sum(part**power for part in parts.values()) ** (1 / power))
 
 
 def model_cycles(variant: Variant, device: Device, shape: Shape, registers: int) -> float:

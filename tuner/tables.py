@@ -18,6 +18,7 @@ from kernelwright.gen.errors import BuildError
 from kernelwright.runtime.table import LABELS
 from kernelwright.runtime.table import read_table as checked_table
 from kernelwright.tuner.errors import TunerError
+from kernelwright.tuner.export import launch_alike
 from kernelwright.tuner.intervals import are_apart
 from kernelwright.tuner.report import bounds_text
 from kernelwright.tuner.results import FIGURE_FIELD
@@ -97,7 +98,7 @@ def merge_tables(first: Found, second: Found, name: str, *, prefer: Side | None 
         TunerError: if the tables' bindings differ, if two groups with one label are of other sources, toolkits or
             devices and `prefer` does not say which to take, or if kernels of one name differ.
     """
-    if first.content["operations"] != second.content["operations"]:
+    if not launch_alike(first.content, second.content):
         raise TunerError(
             f"{first.folder} and {second.folder} launch kernels in different ways, being made by different versions. "
             "Tune again with one version"
@@ -126,6 +127,7 @@ def merge_tables(first: Found, second: Found, name: str, *, prefer: Side | None 
         **first.content,
         "name": name,
         "devices": devices,
+        "operations": {**second.content["operations"], **first.content["operations"]},
         "kernels": dict(sorted(kernels.items())),
         "rows": rows,
     }, decisions

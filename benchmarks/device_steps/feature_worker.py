@@ -32,7 +32,7 @@ def measure(*, module_dir: str, device: str, name: str, quick: bool, variant: st
     calls: dict[str, Callable[[], Any]] = {}
     results: dict[str, Json] = {}
     with module.force_variant(variant), torch.no_grad():
-        calls[OURS] = make_call(module, one.problem, row.shape, device)
+        calls[OURS] = make_call(module, one, row.shape, device)
         calls[OURS]()  # loads the kernel, which may not happen in a capture
         try:
             if (peer := torch_call(one.problem, row.shape, device)) is not None:

@@ -83,13 +83,80 @@ class OneTick:
         return 150.0
 
 
+BACKWARD_SPACE = """
+schema: 1
+kernel: flash_bwd
+arch: sm80
+problem: {dtype: bf16, head_dim: 64, is_causal: true}
+schedule:
+  {block_m: [32, 64], block_n: 64, num_warps: 4, num_stages: 1, warps_scores: 2, warps_kv: 2, warps_q: 2}
+constraints: [smem_fits, registers_fit]
+shapes: {batch: 1, num_heads_q: 4, num_heads_kv: 4, seqlen: [1024]}
+"""
+GRADIENTS = """
+import json, sys, torch
+sys.path.insert(0, sys.argv[1])
+import flash_sm80
+q, k, v = (torch.randn(1, 70, 2, 64, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
+with flash_sm80.force_variant(sys.argv[2]):
+    flash_sm80.flash_attn_func(q, k, v, causal=True).sum().backward()
+print(all(bool(one.grad.abs().sum() > 0) for one in (q, k, v)))
+"""
+
+
 @pytest.mark.nvcc
-def test_real_kernels_are_verified_and_measured_through_the_launcher(tmp_path, monkeypatch):
-    variant = Variant.parse("flash_fwd_sm80_bf16_hd64_causal1_m64_n64_w4_s2_qreg0")
+def test_a_backward_space_is_tuned_published_compared_merged_and_reported(tmp_path, capsys):
+    out = str(tmp_path)
+    profile = tmp_path / "causal.yaml"
+    profile.write_text("schema: 1\nproblems: [{dtype: bf16, head_dim: 64, is_causal: true, backward: true}]\n")
+    assert gen(["build", "--arch", "sm80", "--profile", str(profile), "--name", "flash_sm80", "--out", out]) == 0
+    spaces = {name: tmp_path / f"{name}.yaml" for name in ("forward", "backward")}
+    spaces["forward"].write_text(SPACE)
+    spaces["backward"].write_text(BACKWARD_SPACE)
+    capsys.readouterr()
+    winners = {}
+    for name in ("forward", "backward"):
+        run = ["run", str(spaces[name]), "--backend", "modelled", "--arch", "sm80", "--out", out, "--trials", "2"]
+        assert tuner([*run, "--strategy", "random", "--json"]) == 0
+        answer = json.loads(capsys.readouterr().out)
+        assert (answer["trials"], answer["failures"], answer["label"]) == (2, {}, "modelled")
+        winners[name] = answer["winner"]
+    assert winners["backward"].startswith("flash_bwd_sm80")
+
+    table = json.loads((tmp_path / "flash_sm80" / "tuned" / _current(tmp_path) / "table.json").read_text())
+    assert {row["kernel"] for row in table["rows"]} == set(winners.values())
+    assert table["kernels"][winners["backward"]]["verified"][0]["by"] == "emulator"
+    command = [sys.executable, "-W", "ignore", "-c", GRADIENTS, out, winners["backward"]]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    assert done.stdout.strip() == "True", done.stderr
+
+    tables = [str(tmp_path / "alone" / name) for name in ("forward", "backward")]
+    for name, folder in zip(("forward", "backward"), tables, strict=True):
+        assert tuner(["export", str(spaces[name]), "--arch", "sm80", "--out", out, "-o", folder]) == 0
+    assert tuner(["merge", *tables, "-o", str(tmp_path / "both")]) == 0
+    assert tuner(["diff", str(tmp_path / "both"), tables[0], "--json"]) == 0
+    said = capsys.readouterr().out
+    assert json.loads(said[said.index("{") :])["kernels_removed"] == [winners["backward"]]
+    page = tmp_path / "report.html"
+    assert tuner(["report", str(spaces["backward"]), "--arch", "sm80", "--out", out, "-o", str(page)]) == 0
+    assert winners["backward"] in page.read_text() and "warps_kv" in page.read_text()
+
+
+@pytest.mark.nvcc
+@pytest.mark.parametrize(
+    "name",
+    [
+        "flash_fwd_sm80_bf16_hd64_causal1_m64_n64_w4_s2_qreg0",
+        "flash_bwd_sm80_bf16_hd64_causal1_m32_n64_w4_s1_a2_2_2",
+        "flash_bwd_dq_sm80_bf16_hd64_causal0_local_varlen_alibi_m64_n64_w4_s1",
+    ],
+)
+def test_real_kernels_are_verified_and_measured_through_the_launcher(tmp_path, monkeypatch, name):
+    variant = Variant.parse(name)
     device = reference_device(80)
     scratch = make_scratch(tmp_path, variant, device, emulator=emulator_library(), jobs=1)
     (good,) = NinjaCompiler(out=tmp_path, jobs=1).compile([variant])
-    verifier = ModuleVerifier(scratch=scratch, on_gpu=False, num_problems=2)
+    verifier = ModuleVerifier(scratch=scratch, on_gpu=False, num_problems=3)
     assert verifier.verify(good).record["by"] == "emulator"
 
     log2e = b"0f3FB8AA3B"  # the factor from natural to binary exponents, as the PTX spells it
