@@ -44,6 +44,7 @@ def report(args: argparse.Namespace) -> int:
         rows=tuned_rows(choice, outcomes, facts, space.shapes),
         shapes=space.shapes,
         device=device_named(store.identity.device, space.sm),
+        searched=store.searched(),
         notes=[store.others_text()] if store.num_others else [],
     )
     try:

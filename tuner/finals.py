@@ -26,7 +26,8 @@ RACE = RaceSettings(rounds=4)
 
 _MARGIN = 0.20  # above the best estimate of a shape: an estimate errs by no more, drift and first calls included
 _MOST = 32  # candidates of one race
-_GO_ON = 3  # from each race
+_FINALISTS = 8  # at least, the default among them, where so many were raced
+_GO_ON = 3  # from each race at least
 _ROUNDS = 12
 _BURST = 3  # samples of a visit, after the one that is thrown away
 
@@ -57,12 +58,12 @@ def hold_final(
     chosen = list(dict.fromkeys(one for near in fields.values() for one in near))
     clock = _Clock(work, timer, {one.variant: one for one in work.compiler.compile(chosen)}, methods)
     chance = random.Random(seed)
-    finalists: dict[Variant, None] = {} if default is None else {default: None}
+    rankings: list[list[Variant]] = []
     for shape, near in fields.items():
         alive = [one for one in near if one not in clock.failed]
         found = race(alive, partial(clock.time, shape), default=default, seed=chance.getrandbits(32), settings=RACE)
-        finalists |= dict.fromkeys(one for one, _ in found.ranking[:_GO_ON])
-    rounds = _rounds(clock, list(finalists), shapes, chance)
+        rankings.append([one for one, _ in found.ranking])
+    rounds = _rounds(clock, _finalists(rankings, default), shapes, chance)
     failed = [
         replace(
             good[one],
@@ -97,6 +98,16 @@ def _near(good: dict[Variant, Outcome], shape: str, default: Variant | None) -> 
     limit = good[order[0]].figures[shape] * (1 + _MARGIN)
     near = [one for one in order[:_MOST] if good[one].figures[shape] <= limit]
     return near if default is None or default in near else [*near, default]
+
+
+def _finalists(rankings: Sequence[Sequence[Variant]], default: Variant | None) -> list[Variant]:
+    """Return the default, the first three of every race, and the next of each until there are eight."""
+    found: dict[Variant, None] = {} if default is None else {default: None}
+    for place in range(max(map(len, rankings), default=0)):
+        if place >= _GO_ON and len(found) >= _FINALISTS:
+            break
+        found |= dict.fromkeys(ranking[place] for ranking in rankings if place < len(ranking))
+    return list(found)
 
 
 def _rounds(

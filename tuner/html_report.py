@@ -12,18 +12,17 @@ from kernelwright.gen.devices import Device
 from kernelwright.tuner.analysis import (
     best_so_far,
     describe_point,
-    finalists,
     heat_map,
     importance,
     share_of_ceiling,
 )
 from kernelwright.tuner.choice import Choice
 from kernelwright.tuner.export import StudyFacts
-from kernelwright.tuner.intervals import LEVEL, geometric_mean, interval_of, is_tied
+from kernelwright.tuner.html_finalists import finalists_html, finalists_text
 from kernelwright.tuner.report import bounds_text
-from kernelwright.tuner.results import FIGURE_FIELD, Outcome
+from kernelwright.tuner.results import FIGURE_FIELD, Outcome, contenders
 from kernelwright.tuner.shapes import Shape
-from kernelwright.tuner.svg import Bar, Cell, Range, bar_chart, heat_chart, number, progress_chart, range_chart
+from kernelwright.tuner.svg import Bar, Cell, bar_chart, heat_chart, number, progress_chart
 
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fbfbf9; --card: #ffffff; --ink: #1d2327; --soft: #5b666e;
@@ -35,6 +34,7 @@ body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.5 sy
 main { max-width: 880px; margin: 0 auto; padding: 32px 20px 64px; }
 h1 { font-size: 26px; margin: 0 0 4px; }
 h2 { font-size: 17px; margin: 0 0 4px; }
+h3 { font-size: 13.5px; margin: 14px 0 0; font-weight: 600; }
 p { margin: 4px 0 12px; }
 .soft { color: var(--soft); }
 code { font: 12.5px ui-monospace, monospace; overflow-wrap: anywhere; }
@@ -66,7 +66,10 @@ svg .default { fill: var(--second); }
 svg .win { fill: var(--good); }
 svg .best { fill: none; stroke: var(--second); stroke-width: 2; }
 svg .fail { stroke: var(--bad); stroke-width: 1.6; }
-svg .span { stroke: var(--soft); stroke-width: 2.5; stroke-linecap: round; }
+svg .hollow { fill: var(--card); stroke: var(--accent); stroke-opacity: .75; stroke-width: 1.3; }
+svg .finalist { fill: none; stroke: var(--good); stroke-width: 2; }
+svg .span { fill: none; stroke: var(--soft); stroke-width: 2; stroke-linecap: round; }
+svg .band { fill: var(--good); fill-opacity: .14; }
 svg .empty { fill: var(--line); fill-opacity: .25; }
 svg .chosen { stroke: var(--second); stroke-width: 2.5; }
 svg .value { font-variant-numeric: tabular-nums; }
@@ -76,6 +79,7 @@ svg .value { font-variant-numeric: tabular-nums; }
 .k2 { color: var(--second); }
 .k3 { color: var(--bad); }
 .k4 { color: var(--good); }
+.kb { color: var(--good); opacity: .4; }
 """
 
 
@@ -85,11 +89,12 @@ class Study:
 
     Args:
         facts: where the results come from.
-        outcomes: in the order of the points.
+        outcomes: what is known of each point, finals included.
         choice: the best, the runner-up and the default.
         rows: of the table that these results make.
         shapes: that kernels were judged on.
         device: whose ceilings the shares are of.
+        searched: the search's own estimates, in the order of the search; None if these are the outcomes.
         notes: what else the reader must know.
     """
 
@@ -99,7 +104,13 @@ class Study:
     rows: Sequence[Mapping[str, Any]]
     shapes: Sequence[Shape]
     device: Device
+    searched: Sequence[Outcome] | None = None
     notes: Sequence[str] = ()
+
+    @property
+    def estimates(self) -> Sequence[Outcome]:
+        """Figures of the search alone: those of a final are minutes or days apart from them."""
+        return self.outcomes if self.searched is None else self.searched
 
 
 def page(study: Study) -> str:
@@ -114,11 +125,17 @@ def page(study: Study) -> str:
     sections = [
         _section("Best so far", _progress(study, figure), _PROGRESS_KEY),
         _section(
-            "Tiles", _heat(study), f"Best {figure} of each tile size ({facts.label}), relative to the best of all."
+            "Tiles",
+            _heat(study),
+            f"Best {figure} of each tile size in the search ({facts.label}), relative to the best of all.",
         ),
         _section("What decides", *_importance(study)),
         _section("Share of the ceiling", _ceiling(study), _CEILING_TEXT.format(label=facts.label)),
-        _section("Finalists", _finalists(study, figure), _finalists_text(study)),
+        _section(
+            "Finalists",
+            finalists_html(study.outcomes, study.choice, [shape.name for shape in study.shapes], facts.label),
+            finalists_text(study.outcomes, study.choice, facts.label),
+        ),
         _section("Table", _table(study, figure), _cover_text(study)),
         _section("Failures", *_failures(study)),
         _section("Provenance", _provenance(facts), ""),
@@ -132,12 +149,8 @@ def page(study: Study) -> str:
 
 
 _PROGRESS_KEY = (
-    '<span class="key"><i class="k1">●</i> a point &ensp; <i class="k2">━</i> best so far &ensp; '
-    '<i class="k3">✕</i> failed</span>'
-)
-_FINALISTS_KEY = (
-    '<span class="key"><i class="k4">●</i> winner &ensp; <i class="k2">●</i> default &ensp; '
-    '<i class="k1">●</i> others</span>'
+    '<span class="key"><i class="k1">●</i> a point &ensp; <i class="k1">○</i> dropped early on some shape &ensp; '
+    '<i class="k4">◯</i> in the final &ensp; <i class="k2">━</i> best so far &ensp; <i class="k3">✕</i> failed</span>'
 )
 _CEILING_TEXT = (
     "How much of the modelled ceiling each kernel reaches on each shape ({label} figures; the ceiling is modelled: "
@@ -157,11 +170,13 @@ def _section(title: str, body: str, words: str) -> str:
 
 def _tiles(study: Study) -> str:
     choice, failed = study.choice, sum(one.status != "ok" for one in study.outcomes)
+    dropped = sum(bool(one.dropped) for one in study.estimates)
     default = choice.default
     gain = "none" if default is None else f"{default.score / choice.winner.score:.2f}x"
     shown = [
         (f"{len(study.outcomes)} of {study.facts.num_points}", "points tried"),
         (str(failed), "failed"),
+        *([(str(dropped), "dropped early on some shape")] if dropped else []),
         (gain, "the default, against the winner"),
         (str(len({row["kernel"] for row in study.rows})), f"kernels for {len(study.shapes)} shapes"),
     ]
@@ -172,12 +187,16 @@ def _tiles(study: Study) -> str:
 
 
 def _progress(study: Study, figure: str) -> str:
-    scores = [one.score for one in study.outcomes]
-    return progress_chart(scores, best_so_far(study.outcomes), axis=f"{figure}, geometric mean over the shapes")
+    scores = [one.score for one in study.estimates]
+    last = {one.variant for one in contenders(study.outcomes) if one.final}
+    kinds = {index: "hollow" for index, one in enumerate(study.estimates) if one.dropped}
+    kinds |= {index: "finalist" for index, one in enumerate(study.estimates) if one.variant in last}
+    axis = f"{figure}, geometric mean over the shapes"
+    return progress_chart(scores, best_so_far(study.estimates), axis=axis, kinds=kinds)
 
 
 def _heat(study: Study) -> str:
-    found = heat_map(study.outcomes)
+    found = heat_map(study.estimates)
     best = min(one.score for one in found.values())
     worst = max(one.score for one in found.values())
     rows, columns = (sorted({key[axis] for key in found}) for axis in (0, 1))
@@ -198,7 +217,7 @@ def _heat(study: Study) -> str:
 
 
 def _importance(study: Study) -> tuple[str, str]:
-    found = importance(study.outcomes)
+    found = importance(study.estimates)
     if found is None:
         return "", "Too few points succeeded to tell."
     order = sorted(found.shares.items(), key=lambda one: -one[1])
@@ -216,53 +235,6 @@ def _ceiling(study: Study) -> str:
                 share = share_of_ceiling(one, shape, study.device, label)
                 bars.append(Bar(name=f"{shape.name} {name}", value=share, text=f"{share:.0%}", kind=kind))
     return bar_chart(bars, most=1.0, left=270, width=760)
-
-
-def _finalists(study: Study, figure: str) -> str:
-    choice = study.choice
-    shown = finalists(study.outcomes, choice.default)
-    names = [shape.name for shape in study.shapes]
-    ranges, lines = [], []
-    for one in shown:
-        bounds = _bounds(one, names)
-        kind = "win" if one == choice.winner else "default" if one == choice.default else "dot"
-        low, high = bounds or (None, None)
-        short = one.variant.name.partition("_m")[2]
-        ranges.append(Range(name=f"m{short}", value=one.score, low=low, high=high, kind=kind))
-        tied = "" if one is choice.winner or not is_tied(one, choice.winner, names) else "tied"
-        role = ", ".join(
-            word for word, other in (("winner", choice.winner), ("default", choice.default)) if one == other
-        )
-        interval = "no interval" if bounds is None else f"{number(bounds[0])} to {number(bounds[1])}"
-        cells = [f"{one.score:,.1f}", f"{one.score / choice.winner.score:.3f}", interval]
-        lines.append(
-            f"<tr><td><code>{escape(one.variant.name)}</code></td>"
-            + "".join(f'<td class="n">{cell}</td>' for cell in cells)
-            + f"<td>{' '.join(filter(None, (role, tied)))}</td></tr>"
-        )
-    table = (
-        f'<table><tr><th>variant</th><th class="n">{figure}</th><th class="n">of the winner</th>'
-        f'<th class="n">interval</th><th></th></tr>{"".join(lines)}</table>'
-    )
-    return range_chart(ranges, axis=f"{figure} ({study.facts.label})") + table
-
-
-def _bounds(outcome: Outcome, names: Sequence[str]) -> tuple[float, float] | None:
-    """Return bounds of the score: the geometric means of the shapes' bounds."""
-    intervals = {name: interval_of(outcome, name) for name in names}
-    known = {name: one for name, one in intervals.items() if one is not None}
-    if len(known) < len(names):
-        return None
-    low, high = (geometric_mean({name: one[side] for name, one in known.items()}, names) for side in (0, 1))
-    return low, high
-
-
-def _finalists_text(study: Study) -> str:
-    if study.facts.label == "modelled":
-        words = "The best points. Modelled figures have no interval: they come out the same every time."
-    else:
-        words = f"The best points, with {LEVEL:.0%} intervals of their medians from the raw samples."
-    return f'<p class="soft">{words}</p>{_FINALISTS_KEY}'
 
 
 def _table(study: Study, figure: str) -> str:

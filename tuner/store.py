@@ -84,6 +84,7 @@ class Store:
         self.path, self.identity, self._study = path, identity, study
         self._fingerprint, self._now = fingerprint, now
         self._latest: dict[str, Record] = {}
+        self._searched: dict[str, Outcome] = {}
         self._others: Counter[str] = Counter()
         for record in read_store(path):
             self._take(record)
@@ -103,6 +104,10 @@ class Store:
     def outcomes(self) -> list[Outcome]:
         """Return what is known of every point, in the order in which it became known."""
         return [record.outcome for record in self._latest.values() if record.outcome is not None]
+
+    def searched(self) -> list[Outcome]:
+        """Return what the search itself found of every point, in the order of the search: finals left out."""
+        return list(self._searched.values())
 
     @property
     def freed(self) -> set[str]:
@@ -159,6 +164,10 @@ class Store:
             return
         self._latest.pop(record.variant.name, None)  # so that the order is that of the last records
         self._latest[record.variant.name] = record
+        if record.outcome is None or not record.outcome.final:
+            self._searched.pop(record.variant.name, None)
+            if record.outcome is not None:
+                self._searched[record.variant.name] = record.outcome
 
 
 class StoredLedger:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -34,13 +34,14 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
-    """A value with bounds, or without where they are not known."""
+    """A value with bounds, or without where they are not known; `note` is shown on hovering."""
 
     name: str
     value: float
     low: float | None
     high: float | None
     kind: str = "dot"
+    note: str = ""
 
 
 def svg(width: float, height: float, parts: Sequence[str], label: str) -> str:
@@ -77,11 +78,27 @@ def text(x: float, y: float, content: str, kind: str = "", anchor: str = "start"
 
 
 def progress_chart(
-    scores: Sequence[float], best: Sequence[float], *, axis: str, width: float = 760, height: float = 280
+    scores: Sequence[float],
+    best: Sequence[float],
+    *,
+    axis: str,
+    kinds: Mapping[int, str] | None = None,
+    width: float = 760,
+    height: float = 280,
 ) -> str:
-    """Return points by trial, a line for the best so far, and a mark at the top for every failure."""
+    """Return points by trial, a line for the best so far, and a mark at the top for every failure.
+
+    Args:
+        scores, best: of each trial, infinite for failures and before the first success.
+        axis: what they are.
+        kinds: of some points by index, `hollow` for a rough figure, which is drawn at the upper edge where it is worse
+            than all others, `finalist` for a ring around it.
+        width, height: of the drawing.
+    """
+    kinds = kinds or {}
     finite = [one for one in scores if math.isfinite(one)]
-    low, high = min(finite), max(finite)
+    exact = [one for index, one in enumerate(scores) if math.isfinite(one) and kinds.get(index) != "hollow"]
+    low, high = min(finite), max(exact or finite)
     pad = (high - low or low) * 0.06
     low, high = low - pad, high + pad
     span_x, span_y = width - _LEFT - _RIGHT, height - _TOP - _BOTTOM
@@ -90,7 +107,7 @@ def progress_chart(
         return _LEFT + span_x * (index / max(1, len(scores) - 1))
 
     def y(value: float) -> float:
-        return _TOP + span_y * (1 - (value - low) / (high - low))
+        return _TOP + span_y * max(0.0, 1 - (value - low) / (high - low))
 
     parts = []
     for value in ticks(low, high):
@@ -101,13 +118,17 @@ def progress_chart(
             parts.append(text(x(value), height - 20, f"{value + 1:.0f}", "axis", "middle"))
     for index, score in enumerate(scores):
         if math.isfinite(score):
-            parts.append(f'<circle class="dot" cx="{x(index):.1f}" cy="{y(score):.1f}" r="3"/>')
+            kind = "hollow" if kinds.get(index) == "hollow" else "dot"
+            parts.append(f'<circle class="{kind}" cx="{x(index):.1f}" cy="{y(score):.1f}" r="3"/>')
         else:
             cx = x(index)
             parts.append(f'<path class="fail" d="M{cx - 3:.1f} {_TOP - 6}l6 6m0 -6l-6 6"/>')
     steps = [(x(index), y(value)) for index, value in enumerate(best) if math.isfinite(value)]
     line = f"M{steps[0][0]:.1f} {steps[0][1]:.1f}" + "".join(f"H{one:.1f}V{other:.1f}" for one, other in steps[1:])
     parts.append(f'<path class="best" d="{line}"/>')
+    for index, kind in kinds.items():  # rings above the line, where they are found
+        if kind == "finalist" and math.isfinite(scores[index]):
+            parts.append(f'<circle class="finalist" cx="{x(index):.1f}" cy="{y(scores[index]):.1f}" r="4.5"/>')
     parts.append(text(_LEFT, height - 4, "point, in the order tried", "axis"))
     parts.append(text(width - _RIGHT, height - 4, axis, "axis", "end"))
     return svg(width, height, parts, f"best {axis} so far over {len(scores)} points")
@@ -157,8 +178,15 @@ def bar_chart(bars: Sequence[Bar], *, most: float | None = None, width: float = 
     return svg(width, 8 + step * len(bars), parts, "bars: " + ", ".join(f"{bar.name} {bar.text}" for bar in bars))
 
 
-def range_chart(ranges: Sequence[Range], *, axis: str, width: float = 760, left: float = 210) -> str:
-    """Return values as dots, with a line from the lower to the upper bound."""
+def range_chart(
+    ranges: Sequence[Range],
+    *,
+    axis: str,
+    band: tuple[float, float] | None = None,
+    width: float = 760,
+    left: float = 210,
+) -> str:
+    """Return values as dots, with a line from the lower to the upper bound, over a band that all compare with."""
     step = 24.0
     lows = [one.low if one.low is not None else one.value for one in ranges]
     highs = [one.high if one.high is not None else one.value for one in ranges]
@@ -171,6 +199,9 @@ def range_chart(ranges: Sequence[Range], *, axis: str, width: float = 760, left:
         return left + (width - left - 24) * (value - low) / (high - low)
 
     parts = []
+    if band is not None:
+        wide = max(1.5, x(band[1]) - x(band[0]))
+        parts.append(f'<rect class="band" x="{x(band[0]):.1f}" y="4" width="{wide:.1f}" height="{bottom - 4:g}"/>')
     for value in ticks(low, high):
         parts.append(f'<line class="grid" x1="{x(value):.1f}" x2="{x(value):.1f}" y1="4" y2="{bottom:g}"/>')
         parts.append(text(x(value), bottom + 16, number(value), "axis", "middle"))
@@ -178,7 +209,10 @@ def range_chart(ranges: Sequence[Range], *, axis: str, width: float = 760, left:
         y = 4 + step * (index + 0.5)
         parts.append(text(left - 12, y + 4, one.name, "name", "end"))
         if one.low is not None and one.high is not None:
-            parts.append(f'<line class="span" x1="{x(one.low):.1f}" x2="{x(one.high):.1f}" y1="{y:g}" y2="{y:g}"/>')
-        parts.append(f'<circle class="{one.kind}" cx="{x(one.value):.1f}" cy="{y:g}" r="5"/>')
+            ends = (x(one.low), x(one.high))
+            whiskers = "".join(f"M{end:.1f} {y - 5:g}v10" for end in ends)
+            parts.append(f'<path class="span" d="M{ends[0]:.1f} {y:g}H{ends[1]:.1f}{whiskers}"/>')
+        title = f"<title>{escape(one.note)}</title>" if one.note else ""
+        parts.append(f'<g>{title}<circle class="{one.kind}" cx="{x(one.value):.1f}" cy="{y:g}" r="4"/></g>')
     parts.append(text(width - 24, bottom + 34, axis, "axis", "end"))
     return svg(width, bottom + 40, parts, f"{axis} of {len(ranges)} kernels")

@@ -9,6 +9,7 @@ import pytest
 import tuner_fakes as fakes
 from tuner_fakes import FakeScorer, InPlaceExecutor, make_request, make_work, wide_space
 
+from kernelwright.tuner import finals
 from kernelwright.tuner.export import tuned_rows
 from kernelwright.tuner.isolation import WorkerLostError
 from kernelwright.tuner.store import SUFFIX, read_store
@@ -157,6 +158,23 @@ def test_a_run_that_ends_in_the_final_holds_it_on_resume_and_measures_no_point_a
     assert not resumed.scored and result.choice.winner.final == 1
     kept = {one.variant.name: one.outcome for one in read_store(path)}
     assert kept[result.choice.winner.variant.name].samples == result.choice.winner.samples
+
+
+def test_eight_meet_in_the_rounds_at_least_three_of_every_shape_and_the_default(tmp_path):
+    one = list(make_request(tmp_path, space=wide_space(12)).pool.legal.values())
+    assert finals._finalists([one[:20]], one[30]) == [one[30], *one[:7]]
+    assert finals._finalists([one[:9], one[10:19]], one[0]) == [
+        *one[:1],
+        one[10],
+        one[1],
+        one[11],
+        one[2],
+        one[12],
+        one[3],
+        one[13],
+    ]
+    assert len(finals._finalists([one[5 * n : 5 * n + 5] for n in range(4)], None)) == 12
+    assert finals._finalists([one[:2], []], None) == one[:2] and finals._finalists([], None) == []
 
 
 def test_modelled_studies_hold_no_final(tmp_path):

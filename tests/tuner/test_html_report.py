@@ -1,7 +1,10 @@
 """The page about a study: whole, honest about its labels, needing nothing but itself, and drawn by a real browser."""
 
+import json
+import random
 import re
 import shutil
+import statistics
 import struct
 import subprocess
 import zlib
@@ -19,10 +22,13 @@ from kernelwright.tuner.analysis import best_so_far, ceiling_cycles, flops_of, h
 from kernelwright.tuner.cli import main
 from kernelwright.tuner.export import tuned_rows
 from kernelwright.tuner.html_report import Study, page
+from kernelwright.tuner.intervals import interval_of
 from kernelwright.tuner.pool import enumerate_pool
+from kernelwright.tuner.results import contenders
 from kernelwright.tuner.shapes import Shape
+from kernelwright.tuner.store import Store
 from kernelwright.tuner.svg import number, ticks
-from kernelwright.tuner.work import Scored
+from kernelwright.tuner.work import Scored, Timed
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DEVICE = reference_device(80)
@@ -50,6 +56,54 @@ def study(folder, label="modelled", **more):
         "device": DEVICE,
     }
     return Study(**{**arguments, **more})
+
+
+class Clock(FakeScorer):
+    """A GPU's clock that varies by 1 %; the further from 128 by 64 a tile is, the slower. What is slow is dropped."""
+
+    def __init__(self, drop=""):
+        super().__init__(label="measured")
+        self.random, self.drop = random.Random(1), drop
+
+    def truth(self, variant, shape):
+        tile = variant.schedule
+        slow = 1 + 0.05 * (tile.block_m != 128) + 0.1 * (tile.block_n != 64) + 0.002 * tile.num_stages
+        return 100.0 * slow * (1 if shape == fakes.SHAPES[0].name else 3) * (3 if variant.name == self.drop else 1)
+
+    def times(self, variant, shape, count):
+        return [self.truth(variant, shape) * self.random.gauss(1, 0.01) for _ in range(count)]
+
+    def score(self, compiled):
+        dropped = compiled.variant.name == self.drop
+        samples = {shape.name: self.times(compiled.variant, shape.name, 2 if dropped else 5) for shape in fakes.SHAPES}
+        return Scored(
+            figures={name: statistics.median(one) for name, one in samples.items()},
+            samples=samples,
+            methods=dict.fromkeys(samples, "events"),
+            dropped=dict.fromkeys(samples, "more than 2 times the best") if dropped else {},
+        )
+
+    def time(self, compiled, shape, repeats, method):
+        return Timed(samples=self.times(compiled.variant, shape, repeats), method=method)
+
+
+def measured_study(folder):
+    """A study that ended with a final, read from its store as `tuner report` does."""
+    request = make_request(folder)
+    names = [variant.name for variant in request.pool.legal.values()]
+    clock = Clock(drop=names[4])
+    work = replace(make_work(verifier=FakeVerifier(wrong=names[:2]), scorer=clock), timer=clock)
+    result = run(request, work, label="measured")
+    identity = result.facts.identity
+    return Study(
+        facts=result.facts,
+        outcomes=result.outcomes,
+        choice=result.choice,
+        rows=tuned_rows(result.choice, result.outcomes, result.facts, fakes.SHAPES),
+        shapes=fakes.SHAPES,
+        device=DEVICE,
+        searched=Store(request.store, request.space.study_name, identity).searched(),
+    )
 
 
 class Balanced(HTMLParser):
@@ -88,11 +142,62 @@ def test_the_page_is_whole_and_needs_nothing_but_itself(tmp_path, label):
     assert other not in text and f'class="badge {label}"' in text
 
 
-def test_measured_finalists_have_intervals_and_modelled_ones_say_that_they_have_none(tmp_path):
-    measured, modelled = page(study(tmp_path / "a", "measured")), page(study(tmp_path / "b"))
-    assert "95% intervals of their medians" in measured and 'class="span"' in measured
+def section(text, title):
+    return text.partition(f"<h2>{title}</h2>")[2].partition("</section>")[0]
+
+
+def test_finalists_are_those_of_the_final_each_with_the_interval_of_its_raw_samples(tmp_path):
+    known = measured_study(tmp_path)
+    shown = section(page(known), "Finalists")
+    last = contenders(known.outcomes)
+    assert 4 <= len(last) < 14 and "Final 1 of this study" in shown and "36 on each shape" in shown
+    named = re.findall(r"<code>(\w+)</code>", shown)
+    assert named == [one.variant.name for one in sorted(last, key=lambda one: one.score)]
+    charts = shown.split("<svg")[1:]
+    assert len(charts) == 1 + len(fakes.SHAPES)  # all shapes together, then each
+    for chart in charts:
+        assert chart.count('class="span"') == len(last) and chart.count('class="band"') == 1
+        assert chart.count('class="win"') == 1
+    for shape in fakes.SHAPES:
+        low, high = min(known.choice.winner.samples[shape.name]), max(known.choice.winner.samples[shape.name])
+        name = known.choice.winner.variant.name
+        assert f"{name} on {shape.name}: 36 samples from {low:,.2f} to {high:,.2f}, median" in shown
+    assert "tied" in shown and ">72<" in shown
+
+
+def test_the_width_of_a_finalists_bar_is_its_interval(tmp_path):
+    known = measured_study(tmp_path)
+    name = fakes.SHAPES[0].name
+    chart = section(page(known), "Finalists").partition(f"<h3>{name}</h3>")[2].partition("</svg>")[0]
+    bars = [tuple(map(float, one)) for one in re.findall(r'class="span" d="M([\d.]+) [\d.]+H([\d.]+)', chart)]
+    intervals = [interval_of(one, name) for one in sorted(contenders(known.outcomes), key=lambda one: one.score)]
+    widths = [high - low for low, high in bars]
+    scale = widths[0] / (intervals[0][1] - intervals[0][0])
+    assert widths == pytest.approx([scale * (high - low) for low, high in intervals], abs=0.3)
+
+
+def test_the_search_is_drawn_in_its_order_with_its_own_estimates_and_what_became_of_points(tmp_path):
+    known = measured_study(tmp_path)
+    request = make_request(tmp_path)
+    order = [json.loads(line)["variant"] for line in request.store.read_text().splitlines()]
+    assert [one.variant.name for one in known.estimates] == order[: len(request.pool.legal)]
+    assert {one.final for one in known.estimates} == {0}
+    text = page(known)
+    drawn = section(text, "Best so far")
+    assert drawn.count('class="finalist"') == len(contenders(known.outcomes))
+    assert (drawn.count('class="hollow"'), drawn.count('class="fail"')) == (1, 2)
+    assert "<b>1</b><span>dropped early on some shape" in text
+    ys = {kind: re.findall(rf'class="{kind}" cx="[\d.]+" cy="([\d.]+)"', drawn) for kind in ("hollow", "dot")}
+    assert ys["hollow"] == ["14.0"] and len(set(ys["dot"])) > 3  # a rough figure does not flatten the others
+
+
+def test_modelled_finalists_and_estimates_without_a_final_say_that_they_have_no_interval(tmp_path):
+    modelled, estimates = page(study(tmp_path / "b")), page(study(tmp_path / "a", "measured"))
     assert "Modelled figures have no interval" in modelled and 'class="span"' not in modelled
-    assert all("the ceiling is modelled" in text for text in (measured, modelled))
+    assert "no final was held" in estimates and "dropped early" not in section(estimates, "Finalists")
+    assert all(
+        "the ceiling is modelled" in text for text in (modelled, estimates, page(measured_study(tmp_path / "c")))
+    )
 
 
 def test_what_comes_from_kernels_is_escaped(tmp_path):
@@ -230,7 +335,7 @@ def pixels(path):
 @pytest.mark.parametrize(("scheme", "paper"), [("light", (0xFB, 0xFB, 0xF9)), ("dark", (0x14, 0x18, 0x1B))])
 def test_a_browser_draws_it_in_both_schemes(tmp_path, scheme, paper):
     file, picture = tmp_path / "page.html", tmp_path / "page.png"
-    file.write_text(page(study(tmp_path, "measured")))
+    file.write_text(page(measured_study(tmp_path)))
     dark = ["--blink-settings=preferredColorScheme=0", "--force-dark-mode"] if scheme == "dark" else []
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", *dark]
     command += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=480,900", f"--screenshot={picture}"]
