@@ -84,7 +84,7 @@ class RaceResult(Generic[C]):
         tied: whether the default stays although something else looked faster.
         standing: the sentence that says so.
         ranking: the finalists, best first, with their figure relative to the best.
-        visits: everything that was timed, in order, references included.
+        visits: everything that was timed, references included; a batch stands after both looks around it.
         dropped: why each other candidate left the race.
         repeated: how many batches were repeated because the reference drifted.
     """

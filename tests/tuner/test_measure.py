@@ -1,6 +1,7 @@
 """Measuring with a clock of our own; targets with GPUs of our own. On a GPU, the real thing."""
 
 import io
+from dataclasses import replace
 
 import pytest
 import tuner_fakes as fakes
@@ -149,6 +150,25 @@ def test_progress_says_how_far_how_good_what_failed_and_how_long(tmp_path):
     assert "3/4 points" in progress.line() and "(modelled)" in progress.line() and "10 s left" in progress.line()
     lines = stream.getvalue().splitlines()
     assert len(lines) == 4 and all(line.startswith("tuner: ") for line in lines)
+    best = min(one.score for one in outcomes[:3])
+    assert f"best {best:,.0f} model_cycles (modelled)" in lines[-1] and "failed" not in lines[-1]
+    for kind in ("timeout", "wrong", "wrong"):
+        progress.finished(replace(outcomes[3], status=kind, figures={}))
+    assert "failed: correctness 2, timeout 1" in progress.line() and f"best {best:,.0f}" in progress.line()
+
+
+def test_the_time_left_is_what_was_predicted_then_the_pace_and_never_more_than_the_budget(tmp_path):
+    now = 0.0
+    progress = Progress(
+        io.StringIO(), label="modelled", total=11, tried=[], budget_s=100, predicted_s=40, clock=lambda: now
+    )
+    outcome = run(make_request(tmp_path)).outcomes[0]
+    assert "; 40 s left" in progress.line()
+    now = 5.0
+    progress.finished(outcome)
+    assert "; 50 s left" in progress.line()  # ten more at 5 s each
+    now = 60.0
+    assert "; 40 s left" in progress.line()
 
 
 def test_on_a_terminal_there_is_one_moving_line(tmp_path):

@@ -5,6 +5,7 @@ import math
 import random
 import statistics
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,35 @@ def test_a_batch_is_repeated_when_the_reference_jumps_and_figures_are_told_relat
     assert result.repeated in (1, 2) and result.winner == 0  # twice if the jump falls into a look at the reference
     levels = {round(visit.level / 2, 3) for visit in result.visits if visit.phase == "estimate"}
     assert 1.0 in levels and 1.5 in levels
+
+
+def test_the_reference_is_timed_again_after_every_twenty_candidates():
+    timed = []
+
+    def measure(candidate, repeats):
+        timed.append("R" if repeats == 1 + RaceSettings().reference_burst else candidate)
+        return [1 + candidate / 1000] * repeats
+
+    race(range(70), measure, default=50)
+    gaps = [
+        len(set(one)) for is_reference, one in itertools.groupby(timed, key=lambda one: one == "R") if not is_reference
+    ]
+    # At first when it is chosen and before the first batch; the final needs none, since it is paired.
+    assert timed[:2] == ["R", "R"] and gaps[:4] == [20, 20, 20, 10] and max(gaps[:-1]) == 20
+
+
+@pytest.mark.parametrize(("jump", "repeated"), [(1.029, 0), (1.031, 1)])
+def test_a_drift_of_more_than_three_percent_repeats_the_batch_and_less_does_not(jump, repeated):
+    count = itertools.count()
+
+    def measure(candidate, repeats):
+        """From the middle of the second batch on everything takes a little longer."""
+        return [(1 + candidate / 1000) * (1.0 if next(count) < 180 else jump) for _ in range(repeats)]
+
+    result = race(range(60), measure, default=30)
+    assert result.repeated == repeated
+    twice = Counter(v.candidate for v in result.visits if v.phase == "estimate" and v.round == 0)
+    assert sorted(twice.values()) == [1] * (60 - 20 * repeated) + [2] * (20 * repeated)
 
 
 def test_final_rounds_visit_every_finalist_once_in_changing_order():

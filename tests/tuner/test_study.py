@@ -160,6 +160,17 @@ def test_a_database_url_is_a_storage_too(tmp_path):
     assert len(run(replace(request, resume=True, budget=replace(request.budget, trials=9))).outcomes) == 9
 
 
+def test_a_database_that_was_lost_is_made_again_from_the_store(tmp_path):
+    url = f"sqlite:///{tmp_path}/studies.db"
+    first = run(replace(make_request(tmp_path), storage=url))
+    (tmp_path / "studies.db").unlink()
+    scorer = FakeScorer()
+    again = run(replace(make_request(tmp_path, resume=True), storage=url), make_work(scorer=scorer))
+    assert not scorer.scored and {one.variant for one in again.outcomes} == {one.variant for one in first.outcomes}
+    found = optuna.load_study(storage=url, study_name="small-sm80").trials
+    assert [trial.value for trial in found] == [one.score for one in first.outcomes]
+
+
 @pytest.mark.parametrize(
     "url", ["nosuch://host/db", "sqlite:////proc/none/studies.db", "postgresql://user:pw@localhost:1/db"]
 )
