@@ -16,8 +16,9 @@ from kernelwright.tuner.errors import TunerError
 from kernelwright.tuner.export import StudyFacts, publish, tuned_rows, write_table
 from kernelwright.tuner.ledger import Identity
 from kernelwright.tuner.pool import Pool, enumerate_pool
+from kernelwright.tuner.records import Record, read_store
 from kernelwright.tuner.space import Space, load_space
-from kernelwright.tuner.store import SUFFIX, Record, Store, read_store
+from kernelwright.tuner.store import SUFFIX, Store
 from kernelwright.tuner.tables import diff_tables, diff_text, find_table, merge_tables, write_merged
 from kernelwright.tuner.target import Gpu
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
-from kernelwright.tuner.results import FIGURE_FIELD, Label, Outcome
+from kernelwright.tuner.bursts import Burst
+from kernelwright.tuner.results import FIGURE_FIELD, Kind, Label, Outcome
 
 _EVERY_S = 5.0
 
@@ -70,7 +71,7 @@ class Progress:
         if self._best < float("inf"):
             parts.append(f"best {self._best:,.0f} {FIGURE_FIELD[self._label]} ({self._label})")
         if self._failures:
-            parts.append("failed: " + ", ".join(f"{kind} {count}" for kind, count in sorted(self._failures.items())))
+            parts.append(_failures_text(self._failures))
         parts.append(f"{_duration(self._left_s())} left")
         return "; ".join([*parts, self._doing] if self._doing else parts)
 
@@ -90,6 +91,58 @@ class Progress:
         elif force or now - self._last_line >= _EVERY_S:
             self._last_line = now
             print(f"tuner: {self.line()}", file=self._stream, flush=True)
+
+
+class FinalProgress:
+    """Says how far a final is.
+
+    Args:
+        stream: usually stderr.
+        keep: where bursts go.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        stream: TextIO,
+        keep: Callable[[Sequence[Burst]], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stream, self.keep, self._clock = stream, keep, clock
+        self._started = self._last_line = clock()
+        self._doing, self._left, self._visits = "", 0, 0
+        self._failures: Counter[Kind] = Counter()
+
+    def begins(self, doing: str, visits: int) -> None:
+        self._doing, self._left = doing, visits
+        self._show()
+
+    def visited(self, failed: Kind | None) -> None:
+        self._visits += 1
+        self._left = max(0, self._left - 1)
+        if failed is not None:
+            self._failures[failed] += 1
+        self._show()
+
+    def line(self) -> str:
+        """Return where the final is, in words."""
+        parts = [f"final: {self._doing}", f"{self._visits} visits"]
+        if self._failures:
+            parts.append(_failures_text(self._failures))
+        if self._visits:
+            pace_s = (self._clock() - self._started) / self._visits
+            parts.append(f"about {_duration(pace_s * self._left)} left")
+        return "; ".join(parts)
+
+    def _show(self) -> None:
+        if self._clock() - self._last_line >= _EVERY_S:
+            self._last_line = self._clock()
+            print(f"tuner: {self.line()}", file=self._stream, flush=True)
+
+
+def _failures_text(failures: Mapping[Kind, int]) -> str:
+    return "failed: " + ", ".join(f"{kind} {count}" for kind, count in sorted(failures.items()))
 
 
 def _duration(seconds: float) -> str:

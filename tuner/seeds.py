@@ -14,10 +14,11 @@ from kernelwright.gen.spec import Variant
 from kernelwright.tuner.errors import StoreError
 from kernelwright.tuner.model import model_cycles
 from kernelwright.tuner.pool import Pool
+from kernelwright.tuner.records import Record, read_store
 from kernelwright.tuner.results import ranked
 from kernelwright.tuner.shapes import Shape
 from kernelwright.tuner.space import Point, Space, point_of
-from kernelwright.tuner.store import SUFFIX, Record, read_store
+from kernelwright.tuner.store import SUFFIX
 from kernelwright.tuner.tables import find_table
 
 _log = logging.getLogger(__name__)

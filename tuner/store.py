@@ -1,9 +1,10 @@
 """The store of a study: every result, appended to a file of JSON lines before anything else hears of it.
 
 The store is the truth. The study (`study.py`) is what the optimiser works with, and is made again from here when it is
-missing. A record is one line: a point that was tried, with the raw samples of each shape and what was known of the GPU
-meanwhile, or a point that is free to be tried again. Nothing is ever changed; of several records of a point the last
-counts. Records of other sources, devices or spaces stay in the file and are not used.
+missing. A record is one line (`records.py`): a point that was tried, with the raw samples of each shape and what was
+known of the GPU meanwhile, a point that is free to be tried again, or a burst of samples of a final (`bursts.py`).
+Nothing is ever changed; of several records of a point the last counts. Records of other sources, devices or spaces stay
+in the file and are not used.
 """
 
 from __future__ import annotations
@@ -14,52 +15,21 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from kernelwright.build.files import explain_os_error
-from kernelwright.gen.errors import ConfigError, SpecError
-from kernelwright.gen.schema import Node
 from kernelwright.gen.spec import Variant
-from kernelwright.runtime.timing import Method
+from kernelwright.tuner.bursts import BURST, Burst
 from kernelwright.tuner.errors import StoreError
 from kernelwright.tuner.interrupts import uninterrupted
 from kernelwright.tuner.ledger import Identity, Ledger, mend_journal, only_run
-from kernelwright.tuner.results import INVALIDITY, STATUSES, Label, Outcome
+from kernelwright.tuner.records import IDENTITY_FIELDS, Record, head, read_store, to_plain
+from kernelwright.tuner.results import Outcome
 
 _log = logging.getLogger(__name__)
-SCHEMA = 1
 SUFFIX = ".store.jsonl"
-_IDENTITY = [field.name for field in fields(Identity)]
-_COMMON = ["schema", "record", "time", "study", *_IDENTITY, "variant"]
-_OUTCOME = ["status", "kind", "detail", "shapes", "registers", "spill_bytes", "blocks_per_sm", "verified", "seconds"]
-_SHAPE = ["figure", "samples", "state"]
-_SHAPE_OPTIONAL = ["method", "dropped"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """A line of a store.
-
-    Args:
-        study: its name.
-        identity: what the figures depend on.
-        variant: the point.
-        outcome: what came of it; None where it was made free again.
-        time: when it was written, UTC, ISO 8601.
-        stage: what it was tried for; "search" for the search itself.
-        fingerprint: of the GPU: name, architecture, driver; empty for modelled figures.
-    """
-
-    study: str
-    identity: Identity
-    variant: Variant
-    outcome: Outcome | None
-    time: str
-    stage: str = "search"
-    fingerprint: Mapping[str, object] | None = None
 
 
 class Store:
@@ -130,6 +100,22 @@ class Store:
         """Keep results, all or none; see `append`."""
         self._write([(one.variant, one) for one in outcomes], stage)
 
+    def append_bursts(self, bursts: Sequence[Burst]) -> None:
+        """Keep raw samples, all or none; see `append`."""
+        time = self._time()
+        lines = [
+            head(BURST, time, self._study, self.identity, one.variant)
+            | one.to_plain()
+            | ({"fingerprint": dict(self._fingerprint)} if self._fingerprint else {})
+            for one in bursts
+        ]
+        if lines:
+            with uninterrupted():
+                _append(self.path, [json.dumps(line, separators=(",", ":")) for line in lines])
+
+    def _time(self) -> str:
+        return self._now().isoformat(timespec="milliseconds")
+
     def release_failed(self) -> int:
         """Make every failed point free to be tried again; return how many."""
         failed = [one for one in self.outcomes() if one.status != "ok"]
@@ -145,7 +131,7 @@ class Store:
                 identity=self.identity,
                 variant=variant,
                 outcome=outcome,
-                time=self._now().isoformat(timespec="milliseconds"),
+                time=self._time(),
                 stage=stage,
                 fingerprint=self._fingerprint,
             )
@@ -158,7 +144,7 @@ class Store:
 
     def _take(self, record: Record) -> None:
         mine, theirs = asdict(self.identity), asdict(record.identity)
-        other = [name for name in _IDENTITY if mine[name] != theirs[name]]
+        other = [name for name in IDENTITY_FIELDS if mine[name] != theirs[name]]
         if other:
             self._others[" and ".join(other)] += 1
             return
@@ -218,6 +204,10 @@ class StoredLedger:
         """Keep the figures of a final, all or none. The study keeps the search's own estimates."""
         self._store.append_all(outcomes, stage="final")
 
+    def keep_bursts(self, bursts: Sequence[Burst]) -> None:
+        """Put the raw samples of a final's race or round into the store."""
+        self._store.append_bursts(bursts)
+
     def abandon(self) -> int:
         """Give back what was asked for and not told."""
         return self._ledger.abandon()
@@ -241,148 +231,6 @@ def open_store(
         if str(error.filename or "").startswith(str(path)) or error.filename == str(path.parent):
             raise StoreError(explain_os_error(error, f"keeping results in {path}")) from error
         raise
-
-
-def read_store(path: Path) -> Iterator[Record]:
-    """Yield the records of a file, whatever their identity; none if there is no file.
-
-    Raises:
-        StoreError: naming the line and the place in it of the first fault.
-    """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
-    for number, line in enumerate(data.splitlines(), 1):
-        where = f"{path}:{number}"
-        try:
-            value = json.loads(line)
-        except ValueError as error:
-            raise StoreError(
-                f"{where}: not JSON ({error}). Only a last line may be cut off. Mend or remove the line, or give "
-                "another --out"
-            ) from error
-        yield _read_record(Node(value, where))
-
-
-def to_plain(record: Record) -> dict[str, object]:
-    """Return a record as plain data."""
-    data: dict[str, object] = {
-        "schema": SCHEMA,
-        "record": "outcome" if record.outcome is not None else "free",
-        "time": record.time,
-        "study": record.study,
-        **asdict(record.identity),
-        "variant": record.variant.name,
-    }
-    if record.stage != "search":
-        data["stage"] = record.stage
-    if record.outcome is not None and record.outcome.final:
-        data["final"] = record.outcome.final
-    if record.fingerprint:
-        data["fingerprint"] = dict(record.fingerprint)
-    outcome = record.outcome
-    if outcome is None:
-        return data
-    return data | {
-        "status": outcome.status,
-        "kind": outcome.kind,
-        "detail": outcome.detail,
-        "shapes": {
-            name: {
-                "figure": figure,
-                "samples": list(outcome.samples.get(name, ())),
-                "state": outcome.states.get(name),
-                **({"method": outcome.methods[name]} if name in outcome.methods else {}),
-                **({"dropped": outcome.dropped[name]} if name in outcome.dropped else {}),
-            }
-            for name, figure in outcome.figures.items()
-        },
-        "registers": outcome.registers,
-        "spill_bytes": outcome.spill_bytes,
-        "blocks_per_sm": outcome.blocks_per_sm,
-        "verified": None if outcome.verified is None else dict(outcome.verified),
-        "seconds": outcome.seconds,
-    }
-
-
-def _read_record(root: Node) -> Record:
-    try:
-        found = root.members()["schema"].integer(1) if "schema" in root.members() else None
-        if found != SCHEMA:
-            raise root.fail(f"schema is {found}; this version reads schema {SCHEMA}")
-        kind = root.members()["record"].text(["outcome", "free"]) if "record" in root.members() else "outcome"
-        required = [*_COMMON, *(_OUTCOME if kind == "outcome" else [])]
-        members = root.mapping(required, ["stage", "fingerprint", "final"])
-        variant = _variant(members["variant"])
-        label: Label = "modelled" if members["label"].text(["modelled", "measured"]) == "modelled" else "measured"
-        texts = {name: members[name].text() for name in _IDENTITY if name != "label"}
-        return Record(
-            study=members["study"].text(),
-            identity=Identity(label=label, **texts),
-            variant=variant,
-            outcome=_outcome(members, variant) if kind == "outcome" else None,
-            time=members["time"].text(),
-            stage=members["stage"].text() if "stage" in members else "search",
-            fingerprint={key: one.value for key, one in members["fingerprint"].members().items()}
-            if "fingerprint" in members
-            else None,
-        )
-    except ConfigError as error:
-        raise StoreError(f"{error}. Mend or remove the line, or give another --out") from error
-
-
-def _variant(node: Node) -> Variant:
-    try:
-        return Variant.parse(node.text())
-    except SpecError as error:
-        raise node.fail(str(error)) from error
-
-
-def _outcome(members: Mapping[str, Node], variant: Variant) -> Outcome:
-    status = next(one for one in STATUSES if one == members["status"].text(STATUSES))
-    members["kind"].text([INVALIDITY[status]])
-    figures: dict[str, float] = {}
-    samples: dict[str, tuple[float, ...]] = {}
-    states: dict[str, Mapping[str, Any]] = {}
-    methods: dict[str, Method] = {}
-    dropped: dict[str, str] = {}
-    for name, node in members["shapes"].members().items():
-        shape = node.mapping(_SHAPE, _SHAPE_OPTIONAL)
-        figures[name] = _number(shape["figure"])
-        found = shape["samples"].value
-        samples[name] = tuple(_number(one) for one in shape["samples"].items()) if found else ()
-        if shape["state"].value is not None:
-            states[name] = {key: one.value for key, one in shape["state"].members().items()}
-        if "method" in shape:
-            methods[name] = "graph" if shape["method"].text(["events", "graph"]) == "graph" else "events"
-        if "dropped" in shape:
-            dropped[name] = shape["dropped"].text()
-    verified = members["verified"]
-    return Outcome(
-        variant=variant,
-        status=status,
-        detail=members["detail"].text(),
-        figures=figures,
-        samples={name: values for name, values in samples.items() if values},
-        states=states,
-        methods=methods,
-        dropped=dropped,
-        registers=members["registers"].integer(0),
-        spill_bytes=members["spill_bytes"].integer(0),
-        blocks_per_sm=members["blocks_per_sm"].integer(0),
-        verified=None if verified.value is None else {key: one.value for key, one in verified.members().items()},
-        seconds=_number(members["seconds"]),
-        final=members["final"].integer(1) if "final" in members else 0,
-    )
-
-
-def _number(node: Node) -> float:
-    if isinstance(node.value, bool) or not isinstance(node.value, int | float):
-        raise node.fail(f"expected a number, found {node.value!r}")
-    return node.value
 
 
 def _append(path: Path, lines: Sequence[str]) -> None:

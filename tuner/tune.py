@@ -21,7 +21,7 @@ from kernelwright.tuner.finals import hold_final
 from kernelwright.tuner.ledger import Identity, Ledger, exists_text
 from kernelwright.tuner.plain_study import PlainLedger, plain_order
 from kernelwright.tuner.pool import Pool
-from kernelwright.tuner.progress import Progress
+from kernelwright.tuner.progress import FinalProgress, Progress
 from kernelwright.tuner.report import plan_text, predicted_minutes
 from kernelwright.tuner.results import Outcome
 from kernelwright.tuner.search import Budget, End, search
@@ -138,7 +138,8 @@ def tune(
                 if work.timer is not None and _wants_final(identity, ledger.outcomes()):
                     print("tuner: timing the best against one another", file=stream, flush=True)
                     default = _default(request.pool)
-                    ledger.settle(hold_final(ledger.outcomes(), work, work.timer, default, request.seed))
+                    watcher = FinalProgress(stream, ledger.keep_bursts)
+                    ledger.settle(hold_final(ledger.outcomes(), work, work.timer, default, request.seed, watcher))
             finally:
                 for executor in (work.judging, work.compiling):
                     executor.shutdown(cancel_futures=True)  # nothing of use is left in them

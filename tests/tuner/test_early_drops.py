@@ -9,9 +9,10 @@ import tuner_fakes as fakes
 from tuner_fakes import FakeScorer, make_request, make_work, run
 
 from kernelwright.tuner.errors import StoreError
+from kernelwright.tuner.records import read_store
 from kernelwright.tuner.results import Outcome
 from kernelwright.tuner.search import Best
-from kernelwright.tuner.store import SUFFIX, read_store
+from kernelwright.tuner.store import SUFFIX
 from kernelwright.tuner.tune import tune
 from kernelwright.tuner.work import Scored, Timed
 

@@ -1,5 +1,8 @@
 """Finals of measured studies: the search's estimates are noisy and drift, the winner is neither lucky nor wrong."""
 
+import io
+import itertools
+import json
 import random
 import statistics
 from concurrent.futures import Future
@@ -10,9 +13,13 @@ import tuner_fakes as fakes
 from tuner_fakes import FakeScorer, InPlaceExecutor, make_request, make_work, wide_space
 
 from kernelwright.tuner import finals
+from kernelwright.tuner.errors import StoreError
 from kernelwright.tuner.export import tuned_rows
+from kernelwright.tuner.finals import hold_final
 from kernelwright.tuner.isolation import WorkerLostError
-from kernelwright.tuner.store import SUFFIX, read_store
+from kernelwright.tuner.progress import FinalProgress
+from kernelwright.tuner.records import read_bursts, read_store
+from kernelwright.tuner.store import SUFFIX
 from kernelwright.tuner.tune import tune
 from kernelwright.tuner.work import Scored, Timed, time_kernel
 
@@ -175,6 +182,84 @@ def test_eight_meet_in_the_rounds_at_least_three_of_every_shape_and_the_default(
     ]
     assert len(finals._finalists([one[5 * n : 5 * n + 5] for n in range(4)], None)) == 12
     assert finals._finalists([one[:2], []], None) == one[:2] and finals._finalists([], None) == []
+
+
+def bursts_of(request):
+    return [one for _, one in read_bursts(request.store)]
+
+
+def test_every_sample_of_a_final_is_in_the_store_and_the_figures_are_made_of_them(tmp_path):
+    request = make_request(tmp_path)
+    gpu = NoisyGpu(flat(names_of(request)))
+    before = []
+    gpu.score = lambda compiled, score=gpu.score: (before.append(gpu.taken), score(compiled))[1]
+    result = measure(request, gpu)
+    bursts = bursts_of(request)
+    assert len(bursts) == len(gpu.timed) and sum(len(one.samples) for one in bursts) == gpu.taken - before[-1] - 10
+    assert [one.variant.name for one in bursts] == gpu.timed  # in the order in which they were taken
+    assert {(one.part, one.shape) for one in bursts} == {(p, s) for p in ("race", "rounds") for s in (FIRST, SECOND)}
+    winner = result.choice.winner
+    of_rounds = [
+        one.samples[1:] for one in bursts if (one.variant, one.shape, one.part) == (winner.variant, FIRST, "rounds")
+    ]
+    assert [sample for samples in of_rounds for sample in samples] == list(winner.samples[FIRST])
+    identities = {identity for identity, _ in read_bursts(request.store)}
+    assert identities == {replace(MEASURED, space_digest=request.space.digest)}
+    again = NoisyGpu(flat(names_of(request)))
+    resumed = measure(replace(request, resume=True), again)
+    assert not again.timed and [one.variant for one in resumed.outcomes] == [one.variant for one in result.outcomes]
+
+
+def test_samples_of_a_final_that_was_interrupted_stay(tmp_path):
+    request = make_request(tmp_path)
+
+    class Interrupted(NoisyGpu):
+        def time(self, compiled, shape, repeats, method):
+            if len(self.timed) == 20:
+                raise KeyboardInterrupt
+            return super().time(compiled, shape, repeats, method)
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(request, Interrupted(flat(names_of(request))))
+    assert len(bursts_of(request)) == 20
+    measure(replace(request, resume=True), NoisyGpu(flat(names_of(request))))
+    assert len(bursts_of(request)) > 40 and {one.final for one in bursts_of(request)} == {1}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"samples": [1.0, "x"]}, r"\$\.samples\[1\]"), ({"part": "heat"}, r"\$\.part"), ({"shape": 3}, r"\$\.shape")],
+)
+def test_a_burst_with_a_fault_is_named_by_line_and_place(tmp_path, change, said):
+    request = make_request(tmp_path)
+    measure(request, NoisyGpu(flat(names_of(request))))
+    lines = request.store.read_text().splitlines()
+    number = next(index for index, line in enumerate(lines) if '"burst"' in line)
+    lines[number] = json.dumps(json.loads(lines[number]) | change)
+    request.store.write_text("\n".join(lines) + "\n")
+    for read in (read_bursts, read_store):
+        with pytest.raises(StoreError, match=rf":{number + 1}: {said}"):
+            list(read(request.store))
+
+
+def test_a_final_says_what_it_does_what_failed_and_how_long_it_takes(tmp_path):
+    request = make_request(tmp_path)
+    names = names_of(request)
+    bad = next(name for name in names if name != default_of(request))
+    truth = flat(names, 130.0) | {bad: {FIRST: 120.0, SECOND: 480.0}}
+    ticks = itertools.count()
+    said, kept = io.StringIO(), []
+    watcher = FinalProgress(said, kept.extend, clock=lambda: next(ticks) / 10)  # some visits a second
+    gpu = NoisyGpu(truth)
+    outcomes = [one for one in measure(request, gpu).outcomes if one.status == "ok"]
+    work = replace(make_work(scorer=gpu), timer=NoisyGpu(truth, broken=[bad]))
+    default = request.pool.legal[request.pool.default]
+    hold_final([replace(one, final=0) for one in outcomes], work, work.timer, default, 0, watcher)
+    lines = said.getvalue().splitlines()
+    assert "racing" in lines[0] and "(1 of 2)" in lines[0] and "left" in lines[0]
+    assert "round 12 of 12" in lines[-1] and "failed: runtime" in lines[-1]
+    assert all(line.startswith("tuner: final: ") for line in lines) and len(lines) > 5
+    assert "about 0 s left" in watcher.line() and f"{len(kept) + 1} visits" in watcher.line()
 
 
 def test_modelled_studies_hold_no_final(tmp_path):

@@ -20,7 +20,8 @@ from kernelwright.gen.devices import reference_device
 from kernelwright.tuner import scheduler
 from kernelwright.tuner.errors import DeviceGivenUpError
 from kernelwright.tuner.isolation import Limits, WorkerLostError
-from kernelwright.tuner.store import SUFFIX, read_store
+from kernelwright.tuner.records import read_store
+from kernelwright.tuner.store import SUFFIX
 from kernelwright.tuner.work import InPlaceExecutor, Work
 from kernelwright.tuner.workers import WorkerProcesses
 

@@ -19,8 +19,9 @@ from tuner_fakes import IDENTITY, FakeScorer, FakeVerifier, make_request, make_w
 from kernelwright.tuner import store as stores
 from kernelwright.tuner import tune as tuning
 from kernelwright.tuner.errors import StoreError, StudyExistsError, TunerError
+from kernelwright.tuner.records import read_store
 from kernelwright.tuner.results import Outcome
-from kernelwright.tuner.store import SUFFIX, Store, open_store, read_store
+from kernelwright.tuner.store import SUFFIX, Store, open_store
 from kernelwright.tuner.work import Scored
 
 STORE = f"small-sm80{SUFFIX}"
