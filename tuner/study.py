@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 from kernelwright.gen.spec import Variant
 from kernelwright.tuner.errors import StudyExistsError, TunerError
 from kernelwright.tuner.interrupts import uninterrupted
+from kernelwright.tuner.lease import Lease
 from kernelwright.tuner.ledger import (
     Identity,
     exists_text,
@@ -72,8 +73,8 @@ def _is_journal(path: Path) -> bool:
 class Ledger:
     """What has been tried, and what to try next."""
 
-    def __init__(self, study: Any, pool: Pool, sampler: PoolSampler) -> None:
-        self._study, self._pool, self._sampler = study, pool, sampler
+    def __init__(self, study: Any, pool: Pool, sampler: PoolSampler, lease: Lease | None = None) -> None:
+        self._study, self._pool, self._sampler, self._lease = study, pool, sampler, lease
         self._distributions = distributions(pool.choices)
         self._asked: dict[str, Any] = {}
 
@@ -93,6 +94,7 @@ class Ledger:
 
     def ask(self, count: int) -> list[Variant]:
         """Return up to `count` points to try next, none that was tried or asked for before."""
+        self._renew()
         variants = []
         for _ in range(self._sampler.plan(self._study, count)):
             with uninterrupted():
@@ -104,6 +106,7 @@ class Ledger:
 
     def tell(self, outcome: Outcome) -> None:
         """Keep what came of a point that was asked for."""
+        self._renew()
         with uninterrupted():
             trial = self._asked.pop(outcome.variant.name)
             for name, value in self._attributes(outcome).items():
@@ -142,6 +145,15 @@ class Ledger:
             self._asked.clear()
         return count
 
+    def close(self) -> None:
+        """Let other runs work on the study."""
+        if self._lease is not None:
+            self._lease.give_back()
+
+    def _renew(self) -> None:
+        if self._lease is not None:
+            self._lease.renew()
+
 
 def _value(outcome: Outcome) -> float:
     return outcome.score if outcome.status == "ok" else FAILED_VALUE
@@ -179,6 +191,7 @@ def open_ledger(
     Raises:
         StudyExistsError: if it has results and `resume` is not set.
         StudyChangedError: if it was made with another identity.
+        TunerError: if another run is at work on it in a database; files are locked by `open_storage`.
     """
     points = make_points(pool.choices, list(pool.legal))
     wanted = [point for point in (pool.default, *first) if point in pool.legal]
@@ -194,13 +207,18 @@ def open_ledger(
         known = dict(study.user_attrs)
         if finished:
             require_same(name, where, known, asdict(identity))
+        lease = Lease(study, name) if "://" in where else None
+        if lease is not None:
+            lease.take()
         if any(trial.user_attrs.get("variant") in freed for trial in done):
             optuna.delete_study(study_name=name, storage=storage)
             study = optuna.create_study(storage=storage, study_name=name, direction="minimize", sampler=sampler)
             known = {}
+            if lease is not None:
+                lease.rewrite(study)
         for key, value in asdict(identity).items():
             if known.get(key) != value:
                 study.set_user_attr(key, value)
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
             storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)  # of a run that was killed
-    return Ledger(study, pool, sampler)
+    return Ledger(study, pool, sampler, lease)

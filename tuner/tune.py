@@ -256,7 +256,7 @@ def _open_study(request: Request, strategy: StrategyName, identity: Identity, st
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # our progress says what its messages would
     with open_storage(request.where) as storage:
-        yield open_ledger(
+        ledger = open_ledger(
             storage,
             request.space.study_name,
             request.pool,
@@ -269,6 +269,10 @@ def _open_study(request: Request, strategy: StrategyName, identity: Identity, st
             first=request.first,
             prior=expected,
         )
+        try:
+            yield ledger
+        finally:
+            ledger.close()
 
 
 def _default(pool: Pool) -> Variant | None:
