@@ -17,7 +17,7 @@ from kernelwright.gen.errors import ConfigError
 from kernelwright.gen.spec import OPERATION, Variant
 from kernelwright.tuner.compile import NinjaCompiler, source_digest
 from kernelwright.tuner.errors import UsageError
-from kernelwright.tuner.export import failures, publish, tuned_rows, write_table
+from kernelwright.tuner.export import failures, publish, require_writable, tuned_rows, write_table
 from kernelwright.tuner.ledger import Identity
 from kernelwright.tuner.pool import Pool, enumerate_pool, require_legal_points
 from kernelwright.tuner.report import describe_pool, pool_text, ranking, ranking_text, rows_text, standing_text
@@ -85,6 +85,9 @@ def tune_and_publish(request: Request, target: Target, module: Path | None, out:
     build = request.out / request.space.study_name
     if module is not None and not (module / "build_info.json").is_file():
         raise UsageError(f"--module {module}: no dispatch module is there. Build one with gen build, or leave it out")
+    target_module = module or out / f"flash_sm{request.space.sm}"
+    if (target_module / "build_info.json").is_file():
+        require_writable(target_module)
     toolchain = find_toolchain(read_settings())
     scorer_version, make_work = _work(request, target, build)
     identity = Identity(
@@ -96,7 +99,7 @@ def tune_and_publish(request: Request, target: Target, module: Path | None, out:
         scorer=scorer_version,
     )
     result = tune(request, identity, make_work)
-    return result, publish_result(request, result, module or out / f"flash_sm{request.space.sm}", build)
+    return result, publish_result(request, result, target_module, build)
 
 
 def publish_result(request: Request, result: Result, module: Path, build: Path) -> Published:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -222,6 +223,19 @@ def _old_table(folder: Path, new: Table) -> Table | None:
         _log.warning("%s: earlier tuned rows are left out: made for another version", folder)
         return None
     return old
+
+
+def require_writable(module: Path) -> None:
+    """See that a study could be published into a module, before it takes its minutes.
+
+    Raises:
+        BuildError: if it may not be written.
+    """
+    try:
+        with tempfile.TemporaryDirectory(dir=module):
+            pass
+    except OSError as error:
+        raise BuildError(explain_os_error(error, f"publishing into {module}", "another --module")) from error
 
 
 def publish(

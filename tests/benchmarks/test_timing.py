@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 from device_steps.timing import Limits, capture_graph, cuda_timer, interleaved, rounds, summarise
 
+from kernelwright.emulator.host_library import find_compiler
 from kernelwright.runtime.timing import Sampling
 from kernelwright.tuner.gpu_state import current_pci_bus_id, read_state, throttle_names
 
@@ -127,6 +130,40 @@ def test_the_summary_is_median_and_tenths():
 
 def test_without_the_management_library_there_is_no_state():
     assert read_state(None, "libno-such-library.so") is None
+
+
+NVML = r"""
+#include <string.h>
+int nvmlInit_v2(void) { return 0; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) { *device = (void *)(long)(index + 1); return 0; }
+int nvmlDeviceGetHandleByPciBusId_v2(const char *id, void **device) {
+    *device = (void *)2L;
+    return strcmp(id, "0000:1B:00.0") ? 6 : 0;  /* not found */
+}
+int nvmlDeviceGetClockInfo(void *device, int kind, unsigned *mhz) {
+    *mhz = (kind == 1 ? 1410 : 1593) + (device == (void *)2L ? 100 : 0);
+    return 0;
+}
+int nvmlDeviceGetPowerUsage(void *device, unsigned *mw) { *mw = 251500; return 0; }
+int nvmlDeviceGetTemperature(void *device, int sensor, unsigned *celsius) { return 3; /* not supported */ }
+int nvmlDeviceGetCurrentClocksThrottleReasons(void *device, unsigned long long *reasons) { *reasons = 0x24; return 0; }
+"""
+
+
+def test_a_gpu_tells_clocks_power_and_why_it_is_slow_and_null_where_it_does_not(tmp_path):
+    source, library = tmp_path / "nvml.c", tmp_path / "libnvidia-ml-stand-in.so"
+    source.write_text(NVML)
+    subprocess.run([*find_compiler("c"), "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+    state = read_state(None, str(library))
+    assert state == {
+        "sm_mhz": 1410,
+        "memory_mhz": 1593,
+        "power_w": 251.5,
+        "temperature_c": None,
+        "throttle": ["software power cap", "software thermal slowdown"],
+    }
+    assert read_state("0000:1B:00.0", str(library))["sm_mhz"] == 1510  # the GPU that is used, not the first
+    assert read_state("0000:FF:00.0", str(library)) is None
 
 
 def test_throttle_reasons_are_named_and_idle_is_none():

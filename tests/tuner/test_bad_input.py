@@ -17,7 +17,7 @@ from kernelwright.gen import constraints
 from kernelwright.gen.devices import reference_device
 from kernelwright.gen.errors import BuildError
 from kernelwright.gen.terminal import FAILED, MISUSED
-from kernelwright.tuner import backend
+from kernelwright.tuner import backend, commands, export
 from kernelwright.tuner.cli import main
 from kernelwright.tuner.errors import DeviceGivenUpError, TunerError
 from kernelwright.tuner.export import publish, tuned_rows
@@ -108,6 +108,32 @@ def test_a_disk_that_is_full_when_publishing_leaves_the_module_as_it_was(tmp_pat
         go()
     assert (module / "tuned" / "current").read_text().strip() == first.name
     assert files.write_atomic is not full
+
+
+def test_a_module_that_may_not_be_written_is_said_so_before_anything_is_tried(tmp_path, capsys, monkeypatch):
+    module, _ = published(tmp_path)
+
+    def read_only(*_, dir, **__):
+        raise OSError(30, "Read-only file system", str(dir))
+
+    def never(*_, **__):
+        raise AssertionError("tuned for nothing")
+
+    monkeypatch.setattr(export.tempfile, "TemporaryDirectory", read_only)
+    monkeypatch.setattr(commands, "tune", never)
+    path = tmp_path / "space.yaml"
+    path.write_text(SPACE)
+    words = ["run", str(path), "--arch", "sm80", "--backend", "modelled", "--out", str(tmp_path / "other")]
+    assert main([*words, "--module", str(module)]) == FAILED
+    said = capsys.readouterr().err
+    assert f"publishing into {module}: may not write" in said and "another --module" in said
+    assert "Traceback" not in said and {one.name for one in module.iterdir()} == {"build_info.json"}
+
+
+def test_a_module_is_as_it_was_after_it_was_seen_to_be_writable(tmp_path):
+    module, _ = published(tmp_path)
+    export.require_writable(module)
+    assert {one.name for one in module.iterdir()} == {"build_info.json"}
 
 
 def test_two_tuners_on_one_study_are_refused_whatever_the_storage(tmp_path):

@@ -170,6 +170,8 @@ def test_real_kernels_are_verified_and_measured_through_the_launcher(tmp_path, m
     monkeypatch.setattr(measure, "CudaTimer", OneTick)
     make_inputs = measure.make_inputs
     monkeypatch.setattr(measure, "make_inputs", lambda problem, shape, _: make_inputs(problem, shape, "cpu"))
+    state = {"sm_mhz": 1410, "throttle": ["software power cap"]}
+    monkeypatch.setattr(measure, "read_state", lambda pci_bus_id: state)
     shape = Shape(batch=1, num_heads_q=2, num_heads_kv=1, seqlen_q=65, seqlen_k=65)
     scorer = measure.GpuScorer(scratch=scratch, shapes=(shape,))
     with warnings.catch_warnings():
@@ -177,6 +179,7 @@ def test_real_kernels_are_verified_and_measured_through_the_launcher(tmp_path, m
         scored = scorer.score(good)
     assert scored.figures == {shape.name: 150.0} and scorer.label == "measured"
     assert scored.samples == {shape.name: [150.0] * 5} and scored.methods == {shape.name: "events"}
+    assert scored.states == {shape.name: state} and scorer.time(good, shape.name, 2, "graph").state == state
     behind = scorer.score_against(good, {shape.name: 60.0})
     assert behind.samples == {shape.name: [150.0] * 2} and "more than 2 times the best" in behind.dropped[shape.name]
     assert scorer.time(good, shape.name, 4, "events").samples == [150.0] * 4
