@@ -19,10 +19,10 @@ from tuner_fakes import IDENTITY, FakeScorer, FakeVerifier, make_request, make_w
 from kernelwright.tuner import store as stores
 from kernelwright.tuner import tune as tuning
 from kernelwright.tuner.errors import StoreError, StudyExistsError, TunerError
-from kernelwright.tuner.records import read_store
+from kernelwright.tuner.records import read_bursts, read_store
 from kernelwright.tuner.results import Outcome
 from kernelwright.tuner.store import SUFFIX, Store, open_store
-from kernelwright.tuner.work import Scored
+from kernelwright.tuner.work import Scored, Timed
 
 STORE = f"small-sm80{SUFFIX}"
 JOURNAL = "small-sm80.journal"
@@ -366,3 +366,58 @@ def test_kills_at_random_moments_lose_nothing_and_measure_nothing_twice(tmp_path
 def test_a_hundred_kills_lose_nothing_and_measure_nothing_twice(tmp_path, monkeypatch, with_optuna):
     monkeypatch.setattr(tuning, "has_optuna", lambda: with_optuna)
     kill_again_and_again(tmp_path, 100, seed=2)
+
+
+class Clocked(Logging):
+    """Measures, and times again in a final."""
+
+    def __init__(self, log):
+        super().__init__(log)
+        self.label = "measured"
+
+    def time(self, compiled, shape, repeats, method):
+        time.sleep(0.004)
+        return Timed(samples=[FakeScorer.score(FakeScorer(), compiled)[shape]] * repeats, method=method)
+
+
+def _measure_in_child(request, log):
+    scorer = Clocked(log)
+    work = replace(make_work(scorer=scorer), timer=scorer)
+    identity = replace(IDENTITY, label="measured", space_digest=request.space.digest)
+    try:
+        tuning.tune(request, identity, lambda: work, stream=io.StringIO())
+    except KeyboardInterrupt:
+        os._exit(130)
+    os._exit(0)
+
+
+def test_kills_in_a_final_cost_no_result_of_the_search_and_the_final_is_held_in_the_end(tmp_path):
+    request, log, chance = make_request(tmp_path / "a", resume=True), tmp_path / "measured.log", random.Random(4)
+    context = multiprocessing.get_context("fork")
+
+    def num_bursts():
+        return request.store.read_bytes().count(b'"burst"') if request.store.exists() else 0
+
+    for _ in range(6):
+        before = num_bursts()
+        child = context.Process(target=_measure_in_child, args=(request, log))
+        child.start()
+        deadline = time.monotonic() + 60
+        while num_bursts() == before:  # until it is in the final, and has kept something of it
+            assert child.is_alive() and time.monotonic() < deadline
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0.0, 0.1))
+        os.kill(child.pid, chance.choice([signal.SIGKILL, signal.SIGINT]))
+        child.join()
+        assert child.exitcode != 0, "the final was over before the kill"
+        stores.mend_journal(request.store)
+        assert {one.outcome.final for one in read_store(request.store)} == {0}
+        assert len(_measured(log)) == len(list(read_store(request.store))) == 16  # the search is not repeated
+    child = context.Process(target=_measure_in_child, args=(request, log))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    records = [one.outcome for one in read_store(request.store)]
+    assert {one.final for one in records} == {0, 1} and sum(one.final == 0 for one in records) == 16
+    rounds = Counter(one.variant for _, one in read_bursts(request.store) if one.part == "rounds")
+    assert all(rounds[one.variant] >= 12 * 2 for one in records if one.final)
