@@ -40,6 +40,7 @@ class Progress:
         self._started, self._budget_s, self._predicted_s = clock(), budget_s, predicted_s
         self._before = self._done = len(tried)
         self._failures = Counter(one.kind for one in tried if one.status != "ok")
+        self._dropped = sum(bool(one.dropped) for one in tried)
         self._best = min((one.score for one in tried), default=float("inf"))
         self._last_line = self._started - _EVERY_S
         self._doing = ""
@@ -57,6 +58,7 @@ class Progress:
         self._done += 1
         self._doing = ""
         self._best = min(self._best, outcome.score)
+        self._dropped += bool(outcome.dropped)
         if outcome.status != "ok":
             self._failures[outcome.kind] += 1
         self._show(force=self._done >= self._total)
@@ -70,6 +72,8 @@ class Progress:
         parts = [f"{self._done}/{self._total} points"]
         if self._best < float("inf"):
             parts.append(f"best {self._best:,.0f} {FIGURE_FIELD[self._label]} ({self._label})")
+        if self._dropped:
+            parts.append(f"{self._dropped} dropped early on some shape")
         if self._failures:
             parts.append(_failures_text(self._failures))
         parts.append(f"{_duration(self._left_s())} left")

@@ -13,7 +13,7 @@ import tuner_fakes as fakes
 from tuner_fakes import FakeScorer, InPlaceExecutor, make_request, make_work, wide_space
 
 from kernelwright.tuner import finals
-from kernelwright.tuner.errors import StoreError
+from kernelwright.tuner.errors import DeviceGivenUpError, StoreError
 from kernelwright.tuner.export import tuned_rows
 from kernelwright.tuner.finals import hold_final
 from kernelwright.tuner.isolation import WorkerLostError
@@ -131,6 +131,31 @@ def test_a_kernel_that_costs_its_process_in_the_final_is_blamed_alone(tmp_path):
     truth = flat(names, 130.0) | {bad: {FIRST: 90.0, SECOND: 360.0}}
     result = measure(request, NoisyGpu(truth), judging=Losing())
     assert [(one.variant.name, one.kind) for one in result.outcomes if one.status != "ok"] == [(bad, "timeout")]
+
+
+def test_a_gpu_that_is_given_up_in_the_final_ends_the_run_and_leaves_the_search(tmp_path):
+    request = make_request(tmp_path)
+
+    class Gone(InPlaceExecutor):
+        left = 30
+
+        def submit(self, fn, /, *args, **kwargs):
+            if fn is time_kernel:
+                self.left -= 1
+            if self.left:
+                return super().submit(fn, *args, **kwargs)
+            future = Future()
+            future.set_exception(DeviceGivenUpError("NVIDIA A100 is given up"))
+            return future
+
+    truth = flat(names_of(request))
+    with pytest.raises(DeviceGivenUpError, match="given up"):
+        measure(request, NoisyGpu(truth), judging=Gone())
+    records = [one.outcome for one in read_store(request.store)]
+    assert len(records) == 16 and {(one.final, one.status) for one in records} == {(0, "ok")}
+    assert len(bursts_of(request)) == 29
+    later = NoisyGpu(truth)
+    assert measure(replace(request, resume=True), later).choice.winner.final == 1 and not later.scored
 
 
 def test_a_final_is_held_once_and_again_only_after_new_points(tmp_path):

@@ -154,6 +154,9 @@ def test_progress_says_how_far_how_good_what_failed_and_how_long(tmp_path):
     assert f"best {best:,.0f} model_cycles (modelled)" in lines[-1] and "failed" not in lines[-1]
     for kind in ("timeout", "wrong", "wrong"):
         progress.finished(replace(outcomes[3], status=kind, figures={}))
+    assert "dropped" not in progress.line()
+    progress.finished(replace(outcomes[3], dropped={fakes.SHAPES[0].name: "behind"}))
+    assert "; 1 dropped early on some shape; failed" in progress.line()
     assert "failed: correctness 2, timeout 1" in progress.line() and f"best {best:,.0f}" in progress.line()
 
 
