@@ -357,6 +357,8 @@ def main() -> int:
         return 2
     warnings.simplefilter("ignore", module.EmulationWarning)  # the report says it
     args.out.mkdir(parents=True, exist_ok=True)
+    if args.device == "cpu":
+        torch.set_num_threads(1)  # tensors are small: threads cost more than they bring
     interrupt = Interrupt()
     results = []
     try:

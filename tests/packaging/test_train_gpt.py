@@ -107,7 +107,7 @@ def test_every_fault_is_named_by_its_path(config_module, tmp_path):
         ("dropout: 0.0", "dropout: 1.5"),
         ("use_flash_attention: true", "use_flash_attention: yes please"),
         ("block_size: 0", "block_size: 40"),
-        ("warmup: 5", "warmup: 50"),
+        ("warmup: 10", "warmup: 500"),
         ("schema: 1", "schema: 2\nplanet: earth"),
     ):
         assert old in text
@@ -120,7 +120,7 @@ def test_every_fault_is_named_by_its_path(config_module, tmp_path):
         "$.model.layrs is unknown; did you mean layers?",
         "$.model.layers is missing",
         "$.attention.use_flash_attention must be true or false, got 'yes please'",
-        "$.training.warmup must be from 0 to below steps, got 50",
+        "$.training.warmup must be from 0 to below steps, got 500",
     ):
         assert f"{path}: {said}" in found
 
