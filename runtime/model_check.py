@@ -20,7 +20,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from .errors import InputTypeError, UnsupportedInputError
-from .sdpa import ScaledDotProductAttention, torch_sdpa
+from .sdpa import ScaledDotProductAttention, autocast, torch_sdpa
 
 OUTPUT_FACTOR, GRADIENT_FACTOR = 2.0, 3.0
 """How many times torch's own error ours may be: as kernels are judged (gate.py, gradient_check.py)."""
@@ -111,7 +111,7 @@ class ModelCheck:
         if not self.num_calls:
             lines.append("  (none was seen: a compiled model hides them, as do layers that call other functions)")
         lines += ["", "largest error against float64       ours     torch     limit"]
-        for kind in ("output", "gradient"):
+        for kind in ("call", "output", "gradient"):
             found = sorted((one for one in self.compared if one.kind == kind), key=lambda one: -one.ratio)
             for one in found[:SHOWN]:
                 verdict = "" if one.passed else "  FAILS"
@@ -157,7 +157,10 @@ class _Swap(TorchFunctionMode):  # type: ignore[misc]  # Any: torch is not follo
 
     def _attend(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-        call = {**dict(zip(names, args, strict=False)), **kwargs, "dropout_p": 0.0}
+        return self.attend({**dict(zip(names, args, strict=False)), **kwargs, "dropout_p": 0.0})
+
+    def attend(self, call: dict[str, Any]) -> torch.Tensor:  # Any: arguments by name
+        """Compute a call."""
         if self._sdpa is None:
             return torch_sdpa(**call)
         out, reason = self._sdpa.attend(**call)
@@ -167,6 +170,54 @@ class _Swap(TorchFunctionMode):  # type: ignore[misc]  # Any: torch is not follo
             self._counts.fallbacks[reason.kind] += 1
             self._counts.texts.setdefault(reason.kind, reason.text)
         return out
+
+
+class _Judge(_Swap):
+    """Judges each call by itself, on the inputs that it gets with kernels before it."""
+
+    def __init__(self, sdpa: ScaledDotProductAttention, backward: bool) -> None:
+        super().__init__(sdpa, _Counts())
+        self._ours, self._backward = sdpa, backward
+        self.compared: list[Compared] = []
+        self._number = 0
+
+    def attend(self, call: dict[str, Any]) -> torch.Tensor:
+        names = ("query", "key", "value")
+        tensors, mask = autocast([call[name] for name in names], call.get("attn_mask"))
+        call = {**call, **dict(zip(names, tensors, strict=True)), "attn_mask": mask}
+        out, reason = self._ours.attend(**call)
+        number, self._number = self._number, self._number + 1
+        if reason is None:
+            exact = {name: one.double() if _is_real(one) else one for name, one in call.items()}
+            ours, theirs = (self._gradients(attend, call) for attend in (self._by_kernels, torch_sdpa))
+            reference, unit = self._gradients(torch_sdpa, exact), torch.finfo(out.dtype).eps / 2
+            for name, want in reference.items():
+                factor = OUTPUT_FACTOR if name == "out" else GRADIENT_FACTOR
+                title = f"{number} {name}"
+                self.compared += _compare(
+                    "call", {title: theirs[name]}, {title: ours[name]}, {title: want}, factor, unit
+                )
+        return out
+
+    def _by_kernels(self, **call: Any) -> torch.Tensor:
+        return self._ours.attend(**call)[0]
+
+    def _gradients(self, attend: Callable[..., torch.Tensor], call: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """The result of a call, and gradients of its sum with random weights."""
+        leaves = {name: call[name].detach().requires_grad_(self._backward) for name in ("query", "key", "value")}
+        with torch.enable_grad():
+            out = attend(**{**call, **leaves})
+        found = {"out": out.detach()}
+        if self._backward:
+            weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(self._number))
+            weights = weights.bfloat16().to(out.device, out.dtype)  # so that every dtype has the same
+            grads = torch.autograd.grad(out, list(leaves.values()), weights)
+            found |= dict(zip(leaves, grads, strict=True))
+        return found
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
 def _with_attention(function: Any, attend: Callable[..., torch.Tensor]) -> Any:
@@ -198,8 +249,9 @@ def check_model(
 ) -> ModelCheck:
     """Run a model with torch's attention and with this module's kernels, and judge both against float64.
 
-    The model runs as in evaluation (no dropout); its training flags, gradients and random state come back as they
-    were. The reference is a float64 copy: memory for one must be free.
+    Each call is judged by itself, with its gradients, and then the model as a whole, where an error of one call may be
+    lost among other roundings, or grow. The model runs as in evaluation (no dropout); its training flags, gradients and
+    random state come back as they were. The reference is a float64 copy: memory for one must be free.
 
     Args:
         model: calls `torch.nn.functional.scaled_dot_product_attention`; not compiled.
@@ -222,6 +274,9 @@ def check_model(
             before = _run(model, batch, _Swap(None, _Counts()), repeats=repeats, label="measured", **shared)
             label = "measured" if device.type == "cuda" else "in the emulator: not comparable"
             after = _run(model, batch, _Swap(sdpa, counts), repeats=repeats, label=label, counts=counts, **shared)
+            judge = _Judge(sdpa, backward)
+            with judge, torch.no_grad():
+                _call(model, batch)
         reference = _in_float64(model, batch, shared)
     unit = max((torch.finfo(one).eps / 2 for one in counts.swapped), default=0.0)
     texts = {counts.texts[kind]: number for kind, number in counts.fallbacks.items()}
@@ -234,6 +289,7 @@ def check_model(
         num_swapped=num_swapped,
         fallbacks=texts,
         compared=[
+            *judge.compared,
             *_compare("output", before.outputs, after.outputs, reference.outputs, OUTPUT_FACTOR, unit),
             *_compare("gradient", before.gradients, after.gradients, reference.gradients, GRADIENT_FACTOR, unit),
         ],

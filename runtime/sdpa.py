@@ -177,7 +177,7 @@ def _lower(
     refuse_tracing()
     tensors = [plain_tensor(name, one) for name, one in (("query", query), ("key", key), ("value", value))]
     mask = None if attn_mask is None else plain_tensor("attn_mask", attn_mask)
-    tensors, mask = _autocast(tensors, mask)
+    tensors, mask = autocast(tensors, mask)
     dtype = tensors[0].dtype
     if dtype not in DTYPES or any(one.dtype != dtype for one in tensors):
         found = ", ".join(sorted({str(one.dtype).removeprefix("torch.") for one in tensors}))
@@ -195,7 +195,7 @@ def _lower(
     return _Call(q=q, k=k, v=v, bias=bias, leading=leading, options=options)
 
 
-def _autocast(tensors: list[torch.Tensor], mask: torch.Tensor | None) -> tuple[list[torch.Tensor], torch.Tensor | None]:
+def autocast(tensors: list[torch.Tensor], mask: torch.Tensor | None) -> tuple[list[torch.Tensor], torch.Tensor | None]:
     """Cast as torch.autocast casts the arguments of torch's function: all floating-point ones but float64."""
     device = tensors[0].device.type
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from fake_kernel import compute, inputs_and_out
 from torch.nn.functional import scaled_dot_product_attention
 
 from conftest import Loaded
@@ -57,11 +58,16 @@ def tokens(*sizes: int) -> torch.Tensor:
     return torch.randn(*sizes, 32, generator=torch.Generator().manual_seed(0))
 
 
+def names(found: Any, kind: str) -> list[str]:
+    """What was compared of a kind."""
+    return [one.name for one in found.compared if one.kind == kind]
+
+
 def test_a_model_of_kernels_passes_and_the_report_says_what_was_done(featured):
     found = featured.check_model(Model().half(), tokens(2, 9).half(), backward=False)
     assert found.passed and (found.num_calls, found.num_swapped, dict(found.fallbacks)) == (2, 2, {})
-    assert len(featured.stand_in.launches) == 2
-    assert [one.name for one in found.compared] == ["result", "loss"]
+    assert len(featured.stand_in.launches) == 6  # the model; the model to judge each call; and each call
+    assert names(found, "output") == ["result", "loss"] and names(found, "call") == ["0 out", "1 out"]
     assert all(0 < one.ours <= one.limit for one in found.compared if one.name == "result")
     text = str(found)
     assert "Model on cpu, float16" in text and "2 calls of attention: 2 by kernels, 0 by torch" in text
@@ -99,6 +105,23 @@ def test_a_wrong_kernel_fails(featured):
     assert found.num_swapped == 2 and not found.passed and "FAILS" in str(found)
 
 
+def test_an_error_of_one_call_is_found_where_the_model_hides_it(featured):
+    class Faint(Model):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + 1e-4 * (super().forward(x) - x)
+
+    def slightly_wrong() -> None:
+        fields, kernel = featured.stand_in.parameters, featured.stand_in.launches[-1].split()[1]
+        compute(fields, kernel)
+        inputs_and_out(fields, kernel)[3].mul_(1.05)
+
+    assert featured.check_model(Faint().half(), tokens(2, 9).half(), backward=False).passed
+    featured.stand_in.on_launch(slightly_wrong)
+    found = featured.check_model(Faint().half(), tokens(2, 9).half(), backward=False)
+    assert all(one.passed for one in found.compared if one.name == "result") and not found.passed
+    assert any(not one.passed for one in found.compared if one.kind == "call")
+
+
 def test_a_float32_model_runs_under_autocast(featured):
     model, x = Model(), tokens(2, 9)
     assert featured.check_model(model, x, backward=False).num_swapped == 0
@@ -123,12 +146,12 @@ def test_a_loss_may_be_given_or_be_the_models_own(featured):
 
     model, x = Own().half(), tokens(2, 9).half()
     found = featured.check_model(model, x, backward=False)
-    assert [one.name for one in found.compared] == ["hidden[0]", "loss"]
+    assert names(found, "output") == ["hidden[0]", "loss"]
     own = model.eval().requires_grad_(False)
     own.p = 0.0
-    assert found.compared[1].largest == pytest.approx(float(own(x)["loss"]), rel=1e-3)
+    assert found.compared[-1].largest == pytest.approx(float(own(x)["loss"]), rel=1e-3)
     given = featured.check_model(model, x, loss=lambda result: result["hidden"][0].float().sum(), backward=False)
-    assert given.compared[1].largest == pytest.approx(abs(float(own(x)["hidden"][0].float().sum())), rel=1e-2)
+    assert given.compared[-1].largest == pytest.approx(abs(float(own(x)["hidden"][0].float().sum())), rel=1e-2)
     with pytest.raises(featured.InputTypeError, match="one element"):
         featured.check_model(model, x, loss=lambda result: result["hidden"][0])
     with pytest.raises(featured.UnsupportedInputError, match="no floating-point tensor"):
