@@ -67,7 +67,7 @@ _BLOCK_STRIDES = [
     *_stride_fields("block_counts", "batch", "head"),
     *_stride_fields("block_lists", "batch", "head", "row"),
 ]
-"""A mask's lists: for each block of queries those of keys, and for flash_bwd for each block of keys those of queries."""
+"""A mask's lists: for each block of queries those of keys; for flash_bwd, for each block of keys those of queries."""
 
 
 def forward_binding() -> dict[str, object]:
