@@ -30,10 +30,10 @@ def smem_fits(variant: Variant, device: Device) -> str | None:
     """The tiles that a kernel keeps (forward: Q and every stage of K and V) share one block's shared memory."""
     need, have = variant.smem_bytes, device.max_smem_bytes
     if need > have:
-        or_q_in_regs = ", or set q_in_regs" if isinstance(variant.schedule, ForwardSchedule) else ""
+        in_regs: dict[type, str] = {ForwardSchedule: ", or set q_in_regs", BackwardSchedule: ", or set v_in_regs"}
         return (
             f"needs {need:,} bytes of shared memory per block; sm{device.sm} has {have:,}. "
-            f"Lower num_stages, block_m or block_n{or_q_in_regs}"
+            f"Lower num_stages, block_m or block_n{in_regs.get(type(variant.schedule), '')}"
         )
     return None
 
@@ -80,6 +80,10 @@ def _held_registers(variant: Variant) -> dict[str, int]:
                 "dV": 4 * kv_rows * _column_tiles(problem.head_dim_v, kv_parts),
                 # dQ of a tile is made when P and dS have gone to shared memory.
                 "scores and dP, or dQ": max((3 if problem.has_softcap else 2) * scores, dq),
+                # Of each warp 8 columns of a row of keys lie in a register of four lanes.
+                "V": schedule.block_n // (schedule.num_warps // schedule.warps_scores) * problem.head_dim_v // 64
+                if schedule.v_in_regs
+                else 0,
             }
         case QueryGradientSchedule() as schedule:
             scores = schedule.block_m * schedule.block_n // schedule.threads

@@ -109,23 +109,38 @@ def default_backward_schedule(sm: int, problem: ForwardProblem) -> BackwardSched
     """Return the schedule of dK and dV that stands for a problem until a tuned one does.
 
     Start tiles after FlashAttention-2's (flash_bwd_launch_template.h), moved to where nvcc 13.0 does not spill: as many
-    keys as dK and dV leave registers for, since each block of keys adds to all of dQ. Those of sm86 and sm89 fit
-    101,376 bytes.
+    keys as dK and dV leave registers for, since each block of keys adds to all of dQ. On sm86 and sm89, where they fit
+    101,376 bytes, V in registers makes room for a second stage or for more keys; what acts on the scores takes the
+    registers for that.
     """
-    width, is_crowded = max(problem.head_dim, problem.head_dim_v), _is_crowded(problem)
+    width, is_crowded, is_bare = max(problem.head_dim, problem.head_dim_v), _is_crowded(problem), _is_bare(problem)
+    is_small = sm != 80  # in shared memory
     if width <= 64:
+        if is_small and is_bare:
+            return _backward(64, 128, 8, 2, (2, 4, 4), v_in_regs=True)
         return _backward(64, 64 if is_crowded else 128, 8, 2, (4, 4, 4))
     if width <= 96:
+        if is_small and is_bare:
+            return _backward(64, 128, 8, 1, (2, 4, 4), v_in_regs=True)
         return _backward(64, 64, 8, 2, (4, 2, 4))
-    if sm == 80 and not is_crowded:
+    if not is_small and not is_crowded:
         if width <= 192:
             return _backward(64, 128 if width <= 128 else 64, 8, 1, (4, 4, 4))
         return _backward(32, 64, 8, 2, (2, 4, 2))
     if width <= 128:
-        return _backward(64, 64, 8, 1, (4, 2, 2))
+        is_deep = is_small and not is_crowded
+        return _backward(64, 64, 8, 2 if is_deep else 1, (4, 2, 2), v_in_regs=is_deep)
     if width <= 192:
-        return _backward(32, 64, 8, 1, (2, 4, 2))
-    return _backward(32, 32, 4, 1, (2, 2, 2))
+        is_deep = is_small and is_bare
+        return _backward(32, 64, 8, 2 if is_deep else 1, (2, 4, 2), v_in_regs=is_deep)
+    if is_bare and width > 248:  # of narrower ones the last warps' shares of the columns differ, which takes registers
+        return _backward(32, 64, 8, 1, (2, 4, 2), v_in_regs=True)
+    return _backward(64, 32, 8, 1, (4, 2, 4), v_in_regs=is_small)
+
+
+def _is_bare(problem: ForwardProblem) -> bool:
+    """Whether nothing but the ends of sequences and the diagonal acts on the scores."""
+    return set(problem.features) <= {"causal", "varlen"}
 
 
 def _is_crowded(problem: ForwardProblem) -> bool:
@@ -134,7 +149,13 @@ def _is_crowded(problem: ForwardProblem) -> bool:
 
 
 def _backward(
-    block_m: int, block_n: int, num_warps: int, num_stages: int, warps: tuple[int, int, int]
+    block_m: int,
+    block_n: int,
+    num_warps: int,
+    num_stages: int,
+    warps: tuple[int, int, int],
+    *,
+    v_in_regs: bool = False,
 ) -> BackwardSchedule:
     return BackwardSchedule(
         block_m=block_m,
@@ -144,14 +165,12 @@ def _backward(
         warps_scores=warps[0],
         warps_kv=warps[1],
         warps_q=warps[2],
+        v_in_regs=v_in_regs,
     )
 
 
 def default_query_gradient_schedule(problem: ForwardProblem) -> QueryGradientSchedule:
-    """Return the schedule of dQ by itself that stands for a problem on sm80, sm86 and sm89.
-
-    One spills: 20 bytes with every feature above head_dim 192, where no smaller tile is to be had.
-    """
+    """Return the schedule of dQ by itself that stands for a problem on sm80, sm86 and sm89."""
     width = max(problem.head_dim, problem.head_dim_v)
     if _is_crowded(problem) or (problem.has_dropout and width > 192):
         block_n, num_stages = (32, 2) if width <= 128 else (16, 1)

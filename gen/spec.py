@@ -156,6 +156,7 @@ class BackwardSchedule:
         warps_scores: warps along the queries of Q K^T and dO V^T.
         warps_kv: warps along the keys of dK and dV.
         warps_q: warps along the queries of dQ.
+        v_in_regs: V fragments are read once and stay in registers, and P and dS take over V's shared memory.
     """
 
     block_m: int
@@ -165,6 +166,7 @@ class BackwardSchedule:
     warps_scores: int
     warps_kv: int
     warps_q: int
+    v_in_regs: bool = False
 
     def __post_init__(self) -> None:
         _check_warps_and_stages(self.num_warps, self.num_stages)
@@ -318,8 +320,10 @@ class Variant:
                 whole = max(q_bytes, ring_bytes) if schedule.q_in_regs else q_bytes + ring_bytes
                 return max(whole, schedule.block_m * v_row_bytes)
             case BackwardSchedule() as schedule:  # K and V, tiles of Q and dO, and P and dS
-                rows = schedule.block_n + schedule.num_stages * schedule.block_m
-                return rows * (qk_row_bytes + v_row_bytes) + 2 * schedule.block_m * 2 * schedule.block_n
+                queries = schedule.num_stages * schedule.block_m * (qk_row_bytes + v_row_bytes)
+                v_bytes, p_bytes = schedule.block_n * v_row_bytes, 2 * schedule.block_m * 2 * schedule.block_n
+                v_share = max(v_bytes, p_bytes) if schedule.v_in_regs else v_bytes + p_bytes
+                return schedule.block_n * qk_row_bytes + queries + v_share
             case QueryGradientSchedule() as schedule:  # Q and dO, and tiles of K and V
                 rows = schedule.block_m + schedule.num_stages * schedule.block_n
                 return rows * (qk_row_bytes + v_row_bytes)
@@ -481,6 +485,7 @@ _SCHEDULE_PARTS = (
     _NamePart(tag="a", owner="schedule", field="warps_scores"),
     _NamePart(tag="", owner="schedule", field="warps_kv"),
     _NamePart(tag="", owner="schedule", field="warps_q"),
+    _NamePart(tag="vreg", owner="schedule", field="v_in_regs", form="mark"),
 )
 
 

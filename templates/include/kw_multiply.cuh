@@ -27,11 +27,51 @@ __device__ __forceinline__ unsigned last_chunk(unsigned tile, int lane) {
     return tile + lane % 16 * Layout::kRowBytes + (Layout::kChunks - 1) * 16;
 }
 
+// B of a product A B^T in shared memory: rows in pairs of tiles of 8, read when they are needed.
+template <class Layout>
+struct TileInShared {
+    unsigned by_rows_lane, tail;
+
+    __device__ __forceinline__ TileInShared(unsigned tile, int lane)
+        : by_rows_lane(by_rows<Layout>(tile, lane)), tail(last_chunk<Layout>(tile, lane)) {}
+    __device__ __forceinline__ void step(unsigned (&b)[4], int k, int n) const {
+        ldmatrix_x4(b, Layout::pair_address(by_rows_lane, 2 * k) + n * 8 * Layout::kRowBytes);
+    }
+    __device__ __forceinline__ void tail_step(unsigned (&b)[2], int n) const {
+        ldmatrix_x2(b, tail + n * 8 * Layout::kRowBytes);
+    }
+};
+
+// The same in registers: 8 kN rows of kDepth columns, read once.
+template <class Layout, int kDepth, int kN>
+struct TileInRegisters {
+    static constexpr int kSteps = kDepth / 16;
+    unsigned steps[kSteps > 0 ? kSteps : 1][kN / 2][4];
+    unsigned tails[kN / 2][2];
+
+    __device__ __forceinline__ void read(unsigned tile, int lane) {
+        const TileInShared<Layout> from(tile, lane);
+#pragma unroll
+        for (int n = 0; n < kN; n += 2) {
+#pragma unroll
+            for (int k = 0; k < kSteps; ++k) from.step(steps[k][n / 2], k, n);
+            if constexpr (kDepth % 16 != 0) from.tail_step(tails[n / 2], n);
+        }
+    }
+    __device__ __forceinline__ void step(unsigned (&b)[4], int k, int n) const {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) b[e] = steps[k][n / 2][e];
+    }
+    __device__ __forceinline__ void tail_step(unsigned (&b)[2], int n) const {
+        b[0] = tails[n / 2][0];
+        b[1] = tails[n / 2][1];
+    }
+};
+
 // c += A B^T, with A of 16 kM rows and B of 8 kN rows, both kDepth columns wide and of one layout.
-template <class Layout, int kDepth, class Element, int kM, int kN>
-__device__ __forceinline__ void multiply_abt(float (&c)[kM][kN][4], unsigned a_tile, unsigned b_tile, int thread) {
-    const int lane = static_cast<int>(opaque(thread % 32));
-    const unsigned a_lane = by_chunks<Layout>(a_tile, lane), b_lane = by_rows<Layout>(b_tile, lane);
+template <class Layout, int kDepth, class Element, class TileB, int kM, int kN>
+__device__ __forceinline__ void multiply_a_tile(float (&c)[kM][kN][4], unsigned a_tile, const TileB& b_tile, int lane) {
+    const unsigned a_lane = by_chunks<Layout>(a_tile, lane);
 #pragma unroll
     for (int k = 0; k < kDepth / 16; ++k) {
         unsigned a[kM][4];
@@ -42,7 +82,7 @@ __device__ __forceinline__ void multiply_abt(float (&c)[kM][kN][4], unsigned a_t
 #pragma unroll
         for (int n = 0; n < kN; n += 2) {
             unsigned b[4];
-            ldmatrix_x4(b, Layout::pair_address(b_lane, 2 * k) + n * 8 * Layout::kRowBytes);
+            b_tile.step(b, k, n);
 #pragma unroll
             for (int m = 0; m < kM; ++m) {
                 mma_16816(c[m][n], a[m], b[0], b[1], Element{});
@@ -51,14 +91,14 @@ __device__ __forceinline__ void multiply_abt(float (&c)[kM][kN][4], unsigned a_t
         }
     }
     if constexpr (kDepth % 16 != 0) {  // the last chunk of a row: depth 8
-        const unsigned a_tail = last_chunk<Layout>(a_tile, lane), b_tail = last_chunk<Layout>(b_tile, lane);
+        const unsigned a_tail = last_chunk<Layout>(a_tile, lane);
         unsigned a[kM][2];
 #pragma unroll
         for (int m = 0; m < kM; ++m) ldmatrix_x2(a[m], a_tail + m * 16 * Layout::kRowBytes);
 #pragma unroll
         for (int n = 0; n < kN; n += 2) {
             unsigned b[2];
-            ldmatrix_x2(b, b_tail + n * 8 * Layout::kRowBytes);
+            b_tile.tail_step(b, n);
 #pragma unroll
             for (int m = 0; m < kM; ++m) {
                 mma_1688(c[m][n], a[m], b[0], Element{});
@@ -66,6 +106,19 @@ __device__ __forceinline__ void multiply_abt(float (&c)[kM][kN][4], unsigned a_t
             }
         }
     }
+}
+
+// The same with B in shared memory, and with B in registers.
+template <class Layout, int kDepth, class Element, int kM, int kN>
+__device__ __forceinline__ void multiply_abt(float (&c)[kM][kN][4], unsigned a_tile, unsigned b_tile, int thread) {
+    const int lane = static_cast<int>(opaque(thread % 32));
+    multiply_a_tile<Layout, kDepth, Element>(c, a_tile, TileInShared<Layout>(b_tile, lane), lane);
+}
+
+template <class Layout, int kDepth, class Element, int kM, int kN>
+__device__ __forceinline__ void multiply_abt(float (&c)[kM][kN][4], unsigned a_tile,
+                                             const TileInRegisters<Layout, kDepth, kN>& b_tile, int thread) {
+    multiply_a_tile<Layout, kDepth, Element>(c, a_tile, b_tile, static_cast<int>(opaque(thread % 32)));
 }
 
 // c += A B, with A of 16 kM rows and kDepth columns, B of kDepth rows and 8 kN columns from chunk `b_chunk` on, which is even;

@@ -9,7 +9,7 @@ import pytest
 
 from kernelwright.gen.binding import bindings, names_of, struct_fields
 from kernelwright.gen.commands.show import find_variant
-from kernelwright.gen.constraints import reasons_against
+from kernelwright.gen.constraints import least_registers, reasons_against
 from kernelwright.gen.devices import SUPPORTED_SMS, reference_device
 from kernelwright.gen.errors import SpecError
 from kernelwright.gen.ladder import default_backward_schedule, default_query_gradient_schedule
@@ -41,7 +41,9 @@ ODD = Variant(
         **{flag: True for flag in FEATURES.values() if flag != "is_causal"},
     ),
     schedule=replace(
-        SCHEDULE, block_m=32, block_n=64, num_warps=4, num_stages=2, warps_scores=2, warps_kv=2, warps_q=1
+        SCHEDULE,
+        **{"block_m": 32, "block_n": 64, "num_warps": 4, "num_stages": 2},
+        **{"warps_scores": 2, "warps_kv": 2, "warps_q": 1, "v_in_regs": True},
     ),
 )
 DQ = replace(BACKWARD, schedule=QueryGradientSchedule(block_m=64, block_n=64, num_warps=4, num_stages=2))
@@ -58,6 +60,7 @@ CHANGES = {
         "warps_scores": 2,
         "warps_kv": 8,
         "warps_q": 2,
+        "v_in_regs": True,
     },
     QueryGradientSchedule: {"block_m": 128, "block_n": 32, "num_warps": 2, "num_stages": 1},
     DeltaSchedule: {"block_m": 32, "num_warps": 2},
@@ -144,6 +147,12 @@ def test_a_kernel_of_rows_has_one_problem_for_one_code():
 def test_shared_memory_holds_the_tiles_and_p_and_ds():
     assert BACKWARD.smem_bytes == 2 * 128 * (64 + 64) + 2 * 64 * (64 + 64) + 2 * 2 * 64 * 128
     assert replace(BACKWARD, schedule=replace(SCHEDULE, num_stages=2)).smem_bytes == BACKWARD.smem_bytes + 2 * 64 * 128
+    assert (
+        replace(BACKWARD, schedule=replace(SCHEDULE, v_in_regs=True)).smem_bytes == BACKWARD.smem_bytes - 2 * 128 * 64
+    )
+    wide = replace(BACKWARD, problem=replace(PROBLEM, head_dim_v=200))  # V is longer than P and dS
+    saved = wide.smem_bytes - replace(wide, schedule=replace(SCHEDULE, v_in_regs=True)).smem_bytes
+    assert saved == 2 * 2 * 64 * 128
     assert DQ.smem_bytes == 2 * (64 + 2 * 64) * (64 + 64)
     assert DELTA.smem_bytes == CONVERT.smem_bytes == 0
 
@@ -153,7 +162,13 @@ def test_registers_and_shared_memory_bound_a_schedule():
     assert {rule for rule, _ in reasons_against(large, reference_device(80))} == {"smem_fits", "registers_fit"}
     fat = replace(BACKWARD, schedule=replace(SCHEDULE, num_warps=2, warps_scores=2, warps_kv=2, warps_q=2))
     [(rule, reason)] = reasons_against(fat, reference_device(80))
-    assert rule == "registers_fit" and "dK 128, dV 128, scores and dP, or dQ 256" in reason and "slices" not in reason
+    assert (
+        rule == "registers_fit" and "dK 128, dV 128, scores and dP, or dQ 256, V 0" in reason and "slices" not in reason
+    )
+    held = replace(BACKWARD, schedule=replace(SCHEDULE, v_in_regs=True, warps_scores=1, block_m=16, warps_q=1))
+    assert (
+        least_registers(held) - least_registers(replace(held, schedule=replace(held.schedule, v_in_regs=False))) == 16
+    )
     tall = replace(DQ, schedule=replace(DQ.schedule, block_m=128, num_warps=1))
     [(rule, reason)] = reasons_against(tall, reference_device(80))
     assert rule == "registers_fit" and "dQ 256, scores and dP 512" in reason

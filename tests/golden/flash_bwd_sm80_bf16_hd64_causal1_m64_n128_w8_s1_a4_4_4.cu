@@ -1,6 +1,6 @@
 // flash_bwd_sm80_bf16_hd64_causal1_m64_n128_w8_s1_a4_4_4
 // Generated from templates/flash_bwd_mma.cu.jinja. Do not edit: change the template or the spec.
-// Spec: {"operation": "flash_bwd", "problem": {"dtype": "bf16", "has_alibi": false, "has_bias": false, "has_dropout": false, "has_softcap": false, "head_dim": 64, "head_dim_v": 64, "is_block_sparse": false, "is_causal": true, "is_local": false, "is_varlen": false}, "schedule": {"block_m": 64, "block_n": 128, "num_stages": 1, "num_warps": 8, "warps_kv": 4, "warps_q": 4, "warps_scores": 4}, "sm": 80}
+// Spec: {"operation": "flash_bwd", "problem": {"dtype": "bf16", "has_alibi": false, "has_bias": false, "has_dropout": false, "has_softcap": false, "head_dim": 64, "head_dim_v": 64, "is_block_sparse": false, "is_causal": true, "is_local": false, "is_varlen": false}, "schedule": {"block_m": 64, "block_n": 128, "num_stages": 1, "num_warps": 8, "v_in_regs": false, "warps_kv": 4, "warps_q": 4, "warps_scores": 4}, "sm": 80}
 // Regenerate: gen show flash_bwd_sm80_bf16_hd64_causal1_m64_n128_w8_s1_a4_4_4
 // SPDX-License-Identifier: Apache-2.0
 // Attention backward with mma.sync on Ampere and Ada: dK, dV, and dQ in fp32 by atomics. One thread block owns kBlockN keys of
@@ -26,6 +26,7 @@ constexpr int kBlockM = 64;  // queries per iteration of the main loop
 constexpr int kBlockN = 128;  // keys per thread block
 constexpr int kNumWarps = 8;
 constexpr int kNumStages = 1;  // Q and dO tiles in shared memory
+constexpr bool kVInRegs = false;  // V fragments stay in registers; P and dS lie where V was
 // Warps along the rows of each product; the others lie along its columns.
 constexpr int kWarpsScores = 4;  // rows of S and dP: queries
 constexpr int kWarpsKV = 4;  // rows of dK and dV: keys
@@ -54,8 +55,9 @@ constexpr int kQTiles = kBlockM / kWarpsQ / 16;  // of a warp's dQ
 constexpr int kQColumns = column_tiles(kHeadDim, kNumWarps / kWarpsQ);
 constexpr bool kWholeK = kKTiles * 8 * (kNumWarps / kWarpsKV) == kHeadDim;  // the last warp's share is as large as the others'
 constexpr bool kWholeV = kVTiles * 8 * (kNumWarps / kWarpsKV) == kHeadDimV;
-// dQ of a tile is made in passes of fewer columns where dK and dV leave it few registers.
-constexpr int kQMost = max_of(2, (40 - kKVTiles * (kKTiles + kVTiles)) / kQTiles / 2 * 2);  // of 4 registers each; measured
+// dQ of a tile is made in passes of fewer columns where dK, dV and V leave it few registers.
+constexpr int kHeldTiles = kKVTiles * (kKTiles + kVTiles) + (kVInRegs ? kNTiles * kHeadDimV / 32 : 0);  // of 4 registers each
+constexpr int kQMost = max_of(2, (40 - kHeldTiles) / kQTiles / 2 * 2);  // the 40 are measured
 constexpr int kQPasses = (kQColumns + kQMost - 1) / kQMost;
 constexpr int kQPassColumns = kQPasses == 1 ? kQColumns : column_tiles(kQColumns * 8, kQPasses);
 constexpr bool kWholeQ = kQColumns * 8 * (kNumWarps / kWarpsQ) == kHeadDim && kQPassColumns * kQPasses == kQColumns;
@@ -64,6 +66,7 @@ constexpr int kOBytes = kBlockM * LayoutV::kRowBytes;
 constexpr int kKBytes = kBlockN * LayoutQK::kRowBytes;
 constexpr int kVBytes = kBlockN * LayoutV::kRowBytes;
 constexpr int kPBytes = kBlockM * LayoutP::kRowBytes;
+constexpr int kVShare = kVInRegs ? max_of(kVBytes, 2 * kPBytes) : kVBytes;  // of shared memory
 
 struct FlashBwdParams {
     const char* q;
@@ -257,22 +260,23 @@ __device__ __forceinline__ int first_query_with(int count, Predicate holds) {
     return low;
 }
 
-// The tiles of queries that a block of keys visits: of each query head in turn, those from first_tile to before end_tile.
+// The tiles of queries that a block of keys visits: of each query head in turn, those from first_tile to before end_tile. What
+// begins with `left` is of the tile before. Held as one number, for registers are scarce here.
 struct QueryTiles {
-    int head, head_end, first_tile, end_tile, tile;
+    int first_head, first_tile, tiles_per_head;
+    int index, end;
 
     __device__ __forceinline__ QueryTiles(const FlashBwdParams& params, int, int head_kv, int, int first_tile, int end_tile)
-        : head(head_kv * params.heads_per_kv), head_end(head + (first_tile < end_tile ? params.heads_per_kv : 0)),
-          first_tile(first_tile), end_tile(end_tile), tile(first_tile) {}
-    __device__ __forceinline__ void next() {
-        if (++tile == end_tile) {
-            tile = first_tile;
-            ++head;
-        }
-    }
-    __device__ __forceinline__ bool is_over() const { return head == head_end; }
-    __device__ __forceinline__ int m_block() const { return tile; }
+        : first_head(head_kv * params.heads_per_kv), first_tile(first_tile), tiles_per_head(max(0, end_tile - first_tile)), index(0),
+          end(tiles_per_head * params.heads_per_kv) {}
+    __device__ __forceinline__ void next() { ++index; }
+    __device__ __forceinline__ bool is_over() const { return index >= end; }
+    __device__ __forceinline__ int m_block() const { return first_tile + index % tiles_per_head; }
+    __device__ __forceinline__ int head() const { return first_head + index / tiles_per_head; }
     __device__ __forceinline__ int bits() const { return -1; }
+    __device__ __forceinline__ int left_m_block() const { return first_tile + (index - 1) % tiles_per_head; }
+    __device__ __forceinline__ int left_head() const { return first_head + (index - 1) / tiles_per_head; }
+    __device__ __forceinline__ int left_bits() const { return -1; }
 };
 
 extern "C" __global__ void __launch_bounds__(kNumThreads, 1)
@@ -313,8 +317,8 @@ flash_bwd_sm80_bf16_hd64_causal1_m64_n128_w8_s1_a4_4_4(const __grid_constant__ F
     const kw::Copier<LayoutV, kNumThreads> copier_v(thread);
     const unsigned k_smem = kw::shared_address(smem);
     const unsigned v_smem = k_smem + kKBytes;
-    const unsigned q_smem = v_smem + kVBytes;  // kNumStages tiles of Q and dO, in turn
-    const unsigned p_smem = q_smem + kNumStages * (kQBytes + kOBytes);
+    const unsigned q_smem = v_smem + kVShare;  // kNumStages tiles of Q and dO, in turn
+    const unsigned p_smem = kVInRegs ? v_smem : q_smem + kNumStages * (kQBytes + kOBytes);
     const unsigned ds_smem = p_smem + kPBytes;
 
     float dk[kKVTiles][kKTiles][4], dv[kKVTiles][kVTiles][4];
@@ -328,7 +332,7 @@ flash_bwd_sm80_bf16_hd64_causal1_m64_n128_w8_s1_a4_4_4(const __grid_constant__ F
                                               params.v_row_stride * 2, seqlen_k - n_start);
         const auto load_queries = [&](int stage) {
             const int m_start = tiles.m_block() * kBlockM;
-            const int head = tiles.head;
+            const int head = tiles.head();
             const unsigned to = q_smem + stage * (kQBytes + kOBytes);
             const long long q_first = entry * params.q_batch_stride + (q_begin + m_start) * params.q_row_stride + head * params.q_head_stride;
             const long long o_first = entry * params.dout_batch_stride + (q_begin + m_start) * params.dout_row_stride + head * params.dout_head_stride;
@@ -341,8 +345,7 @@ flash_bwd_sm80_bf16_hd64_causal1_m64_n128_w8_s1_a4_4_4(const __grid_constant__ F
         kw::cp_async_commit();
 
         int stage = 0;
-        // The tile at m_start of `head`, which tiles has left; `bits`: number of its block's bits, or -1.
-        const auto step = [&](int m_start, int head, int bits, auto masked) {
+        const auto step = [&](auto masked) {  // works on the tile that `tiles` has left
             constexpr bool kMasked = decltype(masked)::value;
             const unsigned q_tile = q_smem + stage * (kQBytes + kOBytes);
             const unsigned o_tile = q_tile + kQBytes;
@@ -353,6 +356,7 @@ flash_bwd_sm80_bf16_hd64_causal1_m64_n128_w8_s1_a4_4_4(const __grid_constant__ F
                 if (!tiles.is_over()) load_queries(stage);
                 kw::cp_async_commit();
             }
+            const int m_start = tiles.left_m_block() * kBlockM, head = tiles.left_head();
             const int score_row = warp % kWarpsScores * kMTiles * 16;  // of the warp in S and dP
             const int score_column = warp / kWarpsScores * kNTiles * 8;
             const int first_row = m_start + score_row + lane / 4;
@@ -364,7 +368,7 @@ flash_bwd_sm80_bf16_hd64_causal1_m64_n128_w8_s1_a4_4_4(const __grid_constant__ F
             kw::multiply_abt<LayoutQK, kHeadDim, Element>(
                 s, q_tile + score_row * LayoutQK::kRowBytes, k_smem + score_column * LayoutQK::kRowBytes, thread);
             ScoreGradient<kMasked> gradient(params, visibility, seqlen_q, batch, head, row_base);
-            gradient.to_probabilities(s, first_row, first_key, bits);
+            gradient.to_probabilities(s, first_row, first_key, tiles.left_bits());
             float dp[kMTiles][kNTiles][4];
             kw::set_zero(dp);
             kw::multiply_abt<LayoutV, kHeadDimV, Element>(
@@ -417,17 +421,18 @@ flash_bwd_sm80_bf16_hd64_causal1_m64_n128_w8_s1_a4_4_4(const __grid_constant__ F
             }
         };
         while (!tiles.is_over()) {
-            const int m_start = tiles.m_block() * kBlockM, head = tiles.head, bits = tiles.bits();
-            tiles.next();
+            const int m_start = tiles.m_block() * kBlockM;
             const int last_query = min(m_start + kBlockM, seqlen_q) - 1;
             const bool is_whole = n_start + kBlockN <= visibility.end_key(m_start) && visibility.first_key(last_query) <= n_start;
-            if (is_whole && bits < 0) step(m_start, head, bits, kw::Bool<false>{});
-            else step(m_start, head, bits, kw::Bool<true>{});
+            const bool is_seen = is_whole && tiles.bits() < 0;
+            tiles.next();
+            if (is_seen) step(kw::Bool<false>{});
+            else step(kw::Bool<true>{});
         }
     }
 
     // dK and dV are staged where K and V were and stored by rows.
-    if constexpr (kNumStages > 1) __syncthreads();  // no thread still reads K and V; with one stage the last step ended so
+    if constexpr (kNumStages > 1) __syncthreads();  // no thread still reads K, V, P and dS; with one stage the last step ended so
     const int kv_row = warp % kWarpsKV * kKVTiles * 16;
     const int kv_part = warp / kWarpsKV;
     kw::store_fragment<LayoutQK, Element>(k_smem, dk, params.softmax_scale, kv_row + lane / 4, kv_part * kKTiles, lane);

@@ -35,11 +35,15 @@ Make = Callable[[dict[str, object], random.Random, int], Variant]
 
 
 def impossible(pair: Pair) -> bool:
-    """Heads of a group share no tile where masks are made per head."""
+    """Heads of a group share no tile where masks are made per head; dQ by itself has no one V to keep."""
     return any(pair == one or pair == one[::-1] for one in _IMPOSSIBLE)
 
 
-_IMPOSSIBLE: list[Pair] = [(("has_dropout", True), ("pack_gqa", True)), (("is_block_sparse", True), ("pack_gqa", True))]
+_IMPOSSIBLE: list[Pair] = [
+    (("has_dropout", True), ("pack_gqa", True)),
+    (("is_block_sparse", True), ("pack_gqa", True)),
+    (("operation", "flash_bwd_dq"), ("v_in_regs", True)),
+]
 
 
 def all_pairs(choices: Choices = CHOICES) -> set[Pair]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,16 +13,37 @@ from kernelwright.gen.binding import bindings
 from kernelwright.gen.commands import emulated
 from kernelwright.gen.spec import Variant
 from kernelwright.runtime import gradient_check
-from kernelwright.runtime.binding import read_binding
+from kernelwright.runtime.binding import Visibility, read_binding
 from kernelwright.runtime.gradient_check import Case, given_shape
 from kernelwright.runtime.problems import Problem, guarded
+from kernelwright.runtime.reference import Attended
 from kernelwright.runtime.schema import Node
 
 
 def make_case(problem: Problem, *, block_n: int = 64, seed: int = 0) -> Case:
     """Return a problem on the CPU with inputs beside NaN and its gradients."""
-    binding = read_binding(Node(value=bindings()["flash_fwd"], path="$", file="bindings"))
-    return gradient_check.make_case(problem, binding.visibility, block_n=block_n, seed=seed, device=torch.device("cpu"))
+    return gradient_check.make_case(problem, _visibility(), block_n=block_n, seed=seed, device=torch.device("cpu"))
+
+
+def _visibility() -> Mapping[str, Visibility]:
+    return read_binding(Node(value=bindings()["flash_fwd"], path="$", file="bindings")).visibility
+
+
+def scaled_case(problem: Problem, largest: Mapping[str, float], *, seed: int = 0) -> Case:
+    """Return a problem whose q, k, v or dout, by name, are scaled until the largest element has this magnitude."""
+    case = make_case(problem, seed=seed)
+    request = case.request
+    for name, size in largest.items():
+        one = case.dout if name == "dout" else getattr(request, name)
+        one.copy_((one.double() * (size / one.double().abs().max())).to(one.dtype))
+    attended = Attended(
+        request.q, request.k, request.v, request.softmax_scale, request.lowered, _visibility(), case.block_mask
+    )
+    return replace(
+        case,
+        reference=gradient_check.gradients(attended, case.dout, torch.float64),
+        plain=gradient_check.gradients(attended, case.dout, request.q.dtype),
+    )
 
 
 def inputs_of(case: Case, variant: Variant) -> dict[str, torch.Tensor]:

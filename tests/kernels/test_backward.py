@@ -14,6 +14,7 @@ from gradients import inputs_of, make_case, run, scalars_of
 from kernelwright.emulator.launch import EmulatorError, load
 from kernelwright.emulator.mutate import sync_mutants
 from kernelwright.gen.commands import emulated
+from kernelwright.gen.errors import SpecError
 from kernelwright.gen.ladder import default_backward_schedule, default_query_gradient_schedule
 from kernelwright.gen.redundant_syncs import redundant_syncs
 from kernelwright.gen.spec import (
@@ -40,6 +41,7 @@ CHOICES: Choices = {
     "head_dim": ("small", "odd", "usual", "large"),
     "operation": ("flash_bwd", "flash_bwd_dq"),
     "num_stages": (1, 2),
+    "v_in_regs": (False, True),
     "num_warps": (1, 2, 4, 8),
 }
 HEAD_DIMS = {"small": (8, 16, 32), "odd": (24, 40, 72, 88, 104), "usual": (64, 96, 128), "large": (168, 192, 248, 256)}
@@ -60,6 +62,8 @@ def drawn_variant(chosen: dict[str, object], generator: random.Random, sm: int) 
     num_warps, num_stages = int(str(chosen["num_warps"])), int(str(chosen["num_stages"]))
     block_n = generator.choice((16, 32, 48, 64))
     if chosen["operation"] == "flash_bwd_dq":
+        if chosen["v_in_regs"]:
+            raise SpecError("V stays in registers where dP is computed for one block of keys")
         schedule = QueryGradientSchedule(
             block_m=16 * num_warps, block_n=block_n, num_warps=num_warps, num_stages=num_stages
         )
@@ -67,7 +71,8 @@ def drawn_variant(chosen: dict[str, object], generator: random.Random, sm: int) 
     warps = {name: generator.choice((1, 2, 4, 8)) for name in ("warps_scores", "warps_kv", "warps_q")}
     block_m = generator.choice((16, 32, 48, 64))
     chosen_schedule = BackwardSchedule(
-        block_m=block_m, block_n=block_n, num_warps=num_warps, num_stages=num_stages, **warps
+        **{"block_m": block_m, "block_n": block_n, "num_warps": num_warps, "num_stages": num_stages, **warps},
+        v_in_regs=bool(chosen["v_in_regs"]),
     )
     return Variant(sm=sm, problem=problem, schedule=chosen_schedule)
 
@@ -106,13 +111,15 @@ def test_every_pair_of_features_has_the_right_gradients_on_many_problems(build):
     assert sum(count for _, count, _ in results) >= 800
 
 
-def variant_of(problem: ForwardProblem, *tile: int, warps: tuple[int, int, int] | None = None) -> Variant:
+def variant_of(
+    problem: ForwardProblem, *tile: int, warps: tuple[int, int, int] | None = None, v_in_regs: bool = False
+) -> Variant:
     """block_m, block_n, num_warps, num_stages; with warps a `flash_bwd`, else a `flash_bwd_dq`."""
     sizes = dict(zip(("block_m", "block_n", "num_warps", "num_stages"), tile, strict=True))
     if warps is None:
         return Variant(sm=80, problem=problem, schedule=QueryGradientSchedule(**sizes))
     along = dict(zip(("warps_scores", "warps_kv", "warps_q"), warps, strict=True))
-    return Variant(sm=80, problem=problem, schedule=BackwardSchedule(**sizes, **along))
+    return Variant(sm=80, problem=problem, schedule=BackwardSchedule(**sizes, **along, v_in_regs=v_in_regs))
 
 
 PLAIN = ForwardProblem(dtype="bf16", head_dim=64, is_causal=True)
@@ -124,12 +131,14 @@ KERNELS = [
     variant_of(ODD, 64, 64, 4, 2, warps=(4, 4, 4)),
     variant_of(replace(PLAIN, is_causal=False), 16, 16, 1, 1, warps=(1, 1, 1)),
     variant_of(SPARSE, 32, 32, 4, 2, warps=(2, 2, 2)),
+    variant_of(PLAIN, 32, 64, 4, 1, warps=(1, 2, 2), v_in_regs=True),
+    variant_of(ODD, 32, 64, 4, 2, warps=(2, 2, 2), v_in_regs=True),
     variant_of(PLAIN, 64, 32, 4, 1),
     variant_of(ODD, 32, 48, 2, 2),
     variant_of(SPARSE, 32, 32, 2, 2),
     variant_of(SPARSE, 32, 32, 2, 1),
 ]
-BY_KEYS, BY_QUERIES = KERNELS[0], KERNELS[5]
+BY_KEYS, BY_QUERIES = KERNELS[0], KERNELS[7]
 
 
 @pytest.fixture(scope="module", params=KERNELS, ids=lambda one: one.name)

@@ -1,7 +1,7 @@
-// flash_bwd_sm86_fp16_hd72_dv40_causal0_local_varlen_softcap_alibi_bias_dropout_sparse_m32_n64_w4_s2_a2_2_1
+// flash_bwd_sm86_fp16_hd72_dv40_causal0_local_varlen_softcap_alibi_bias_dropout_sparse_m32_n64_w4_s2_a2_2_1_vreg
 // Generated from templates/flash_bwd_mma.cu.jinja. Do not edit: change the template or the spec.
-// Spec: {"operation": "flash_bwd", "problem": {"dtype": "fp16", "has_alibi": true, "has_bias": true, "has_dropout": true, "has_softcap": true, "head_dim": 72, "head_dim_v": 40, "is_block_sparse": true, "is_causal": false, "is_local": true, "is_varlen": true}, "schedule": {"block_m": 32, "block_n": 64, "num_stages": 2, "num_warps": 4, "warps_kv": 2, "warps_q": 1, "warps_scores": 2}, "sm": 86}
-// Regenerate: gen show flash_bwd_sm86_fp16_hd72_dv40_causal0_local_varlen_softcap_alibi_bias_dropout_sparse_m32_n64_w4_s2_a2_2_1
+// Spec: {"operation": "flash_bwd", "problem": {"dtype": "fp16", "has_alibi": true, "has_bias": true, "has_dropout": true, "has_softcap": true, "head_dim": 72, "head_dim_v": 40, "is_block_sparse": true, "is_causal": false, "is_local": true, "is_varlen": true}, "schedule": {"block_m": 32, "block_n": 64, "num_stages": 2, "num_warps": 4, "v_in_regs": true, "warps_kv": 2, "warps_q": 1, "warps_scores": 2}, "sm": 86}
+// Regenerate: gen show flash_bwd_sm86_fp16_hd72_dv40_causal0_local_varlen_softcap_alibi_bias_dropout_sparse_m32_n64_w4_s2_a2_2_1_vreg
 // SPDX-License-Identifier: Apache-2.0
 // Attention backward with mma.sync on Ampere and Ada: dK, dV, and dQ in fp32 by atomics. One thread block owns kBlockN keys of
 // a key head and visits the tiles of queries that see any of them, of every query head that shares the key head, so that dK
@@ -29,6 +29,7 @@ constexpr int kBlockM = 32;  // queries per iteration of the main loop
 constexpr int kBlockN = 64;  // keys per thread block
 constexpr int kNumWarps = 4;
 constexpr int kNumStages = 2;  // Q and dO tiles in shared memory
+constexpr bool kVInRegs = true;  // V fragments stay in registers; P and dS lie where V was
 // Warps along the rows of each product; the others lie along its columns.
 constexpr int kWarpsScores = 2;  // rows of S and dP: queries
 constexpr int kWarpsKV = 2;  // rows of dK and dV: keys
@@ -57,8 +58,9 @@ constexpr int kQTiles = kBlockM / kWarpsQ / 16;  // of a warp's dQ
 constexpr int kQColumns = column_tiles(kHeadDim, kNumWarps / kWarpsQ);
 constexpr bool kWholeK = kKTiles * 8 * (kNumWarps / kWarpsKV) == kHeadDim;  // the last warp's share is as large as the others'
 constexpr bool kWholeV = kVTiles * 8 * (kNumWarps / kWarpsKV) == kHeadDimV;
-// dQ of a tile is made in passes of fewer columns where dK and dV leave it few registers.
-constexpr int kQMost = max_of(2, (40 - kKVTiles * (kKTiles + kVTiles)) / kQTiles / 2 * 2);  // of 4 registers each; measured
+// dQ of a tile is made in passes of fewer columns where dK, dV and V leave it few registers.
+constexpr int kHeldTiles = kKVTiles * (kKTiles + kVTiles) + (kVInRegs ? kNTiles * kHeadDimV / 32 : 0);  // of 4 registers each
+constexpr int kQMost = max_of(2, (40 - kHeldTiles) / kQTiles / 2 * 2);  // the 40 are measured
 constexpr int kQPasses = (kQColumns + kQMost - 1) / kQMost;
 constexpr int kQPassColumns = kQPasses == 1 ? kQColumns : column_tiles(kQColumns * 8, kQPasses);
 constexpr bool kWholeQ = kQColumns * 8 * (kNumWarps / kWarpsQ) == kHeadDim && kQPassColumns * kQPasses == kQColumns;
@@ -67,6 +69,7 @@ constexpr int kOBytes = kBlockM * LayoutV::kRowBytes;
 constexpr int kKBytes = kBlockN * LayoutQK::kRowBytes;
 constexpr int kVBytes = kBlockN * LayoutV::kRowBytes;
 constexpr int kPBytes = kBlockM * LayoutP::kRowBytes;
+constexpr int kVShare = kVInRegs ? max_of(kVBytes, 2 * kPBytes) : kVBytes;  // of shared memory
 
 struct FlashBwdParams {
     const char* q;
@@ -461,7 +464,8 @@ __device__ __forceinline__ int first_query_with(int count, Predicate holds) {
 struct QueryTiles {
     const FlashBwdParams& params;
     long long first_count, first_list;  // of the first head of the batch entry
-    int head, head_end, end_tile;
+    int at_head, end_head, end_tile;
+    int last_tile, last_head, last_bits;  // of the tile before
     TileWalk walk;
 
     __device__ __forceinline__ QueryTiles(const FlashBwdParams& params, int batch, int head_kv, int n_start, int first_tile,
@@ -473,27 +477,34 @@ struct QueryTiles {
         walk.tiles_per_block = params.sparse_block_q / kBlockM;
         walk.first_tile = first_tile;
         walk.tile = first_tile - 1;
-        head = head_kv * params.heads_per_kv - 1;
-        head_end = head + 1 + (first_tile < end_tile ? params.heads_per_kv : 0);
+        at_head = head_kv * params.heads_per_kv - 1;
+        end_head = at_head + 1 + (first_tile < end_tile ? params.heads_per_kv : 0);
         next_head();
     }
     __device__ __forceinline__ void next_head() {
-        while (walk.is_over() && ++head < head_end) {
-            walk.list = params.block_lists + first_list + head * params.block_lists_head_stride;
-            walk.start(params.block_counts[first_count + head * params.block_counts_head_stride], end_tile);
+        while (walk.is_over() && ++at_head < end_head) {
+            walk.list = params.block_lists + first_list + at_head * params.block_lists_head_stride;
+            walk.start(params.block_counts[first_count + at_head * params.block_counts_head_stride], end_tile);
         }
     }
     __device__ __forceinline__ void next() {
+        last_tile = walk.tile;
+        last_head = at_head;
+        last_bits = walk.bits;
         walk.next();
         next_head();
     }
     __device__ __forceinline__ bool is_over() const { return walk.is_over(); }
     __device__ __forceinline__ int m_block() const { return walk.tile; }
+    __device__ __forceinline__ int head() const { return at_head; }
     __device__ __forceinline__ int bits() const { return walk.bits; }
+    __device__ __forceinline__ int left_m_block() const { return last_tile; }
+    __device__ __forceinline__ int left_head() const { return last_head; }
+    __device__ __forceinline__ int left_bits() const { return last_bits; }
 };
 
 extern "C" __global__ void __launch_bounds__(kNumThreads, 1)
-flash_bwd_sm86_fp16_hd72_dv40_causal0_local_varlen_softcap_alibi_bias_dropout_sparse_m32_n64_w4_s2_a2_2_1(const __grid_constant__ FlashBwdParams params) {
+flash_bwd_sm86_fp16_hd72_dv40_causal0_local_varlen_softcap_alibi_bias_dropout_sparse_m32_n64_w4_s2_a2_2_1_vreg(const __grid_constant__ FlashBwdParams params) {
     extern __shared__ __align__(128) unsigned char smem[];
 
     // blockIdx.x = (sequence * num_heads_kv + head_kv) * num_n_blocks + n_block
@@ -534,8 +545,8 @@ flash_bwd_sm86_fp16_hd72_dv40_causal0_local_varlen_softcap_alibi_bias_dropout_sp
     const kw::Copier<LayoutV, kNumThreads> copier_v(thread);
     const unsigned k_smem = kw::shared_address(smem);
     const unsigned v_smem = k_smem + kKBytes;
-    const unsigned q_smem = v_smem + kVBytes;  // kNumStages tiles of Q and dO, in turn
-    const unsigned p_smem = q_smem + kNumStages * (kQBytes + kOBytes);
+    const unsigned q_smem = v_smem + kVShare;  // kNumStages tiles of Q and dO, in turn
+    const unsigned p_smem = kVInRegs ? v_smem : q_smem + kNumStages * (kQBytes + kOBytes);
     const unsigned ds_smem = p_smem + kPBytes;
 
     float dk[kKVTiles][kKTiles][4], dv[kKVTiles][kVTiles][4];
@@ -549,7 +560,7 @@ flash_bwd_sm86_fp16_hd72_dv40_causal0_local_varlen_softcap_alibi_bias_dropout_sp
                                               params.v_row_stride * 2, seqlen_k - n_start);
         const auto load_queries = [&](int stage) {
             const int m_start = tiles.m_block() * kBlockM;
-            const int head = tiles.head;
+            const int head = tiles.head();
             const unsigned to = q_smem + stage * (kQBytes + kOBytes);
             const long long q_first = entry * params.q_batch_stride + (q_begin + m_start) * params.q_row_stride + head * params.q_head_stride;
             const long long o_first = entry * params.dout_batch_stride + (q_begin + m_start) * params.dout_row_stride + head * params.dout_head_stride;
@@ -560,20 +571,24 @@ flash_bwd_sm86_fp16_hd72_dv40_causal0_local_varlen_softcap_alibi_bias_dropout_sp
         };
         load_queries(0);
         kw::cp_async_commit();
+        kw::TileInRegisters<LayoutV, kHeadDimV, kNTiles> v_reg;
+        kw::cp_async_wait<0>();
+        __syncthreads();  // V is complete
+        v_reg.read(v_smem + warp / kWarpsScores * kNTiles * 8 * LayoutV::kRowBytes, lane);
 
         int stage = 0;
-        // The tile at m_start of `head`, which tiles has left; `bits`: number of its block's bits, or -1.
-        const auto step = [&](int m_start, int head, int bits, auto masked) {
+        const auto step = [&](auto masked) {  // works on the tile that `tiles` has left
             constexpr bool kMasked = decltype(masked)::value;
             const unsigned q_tile = q_smem + stage * (kQBytes + kOBytes);
             const unsigned o_tile = q_tile + kQBytes;
             kw::cp_async_wait<0>();
-            __syncthreads();  // Q and dO are complete, and no thread still reads the P, dS and queries before them
+            __syncthreads();  // Q and dO are complete, and no thread still reads the P, dS and queries before them, or V
             if constexpr (kNumStages > 1) {
                 stage = 1 - stage;
                 if (!tiles.is_over()) load_queries(stage);
                 kw::cp_async_commit();
             }
+            const int m_start = tiles.left_m_block() * kBlockM, head = tiles.left_head();
             const int score_row = warp % kWarpsScores * kMTiles * 16;  // of the warp in S and dP
             const int score_column = warp / kWarpsScores * kNTiles * 8;
             const int first_row = m_start + score_row + lane / 4;
@@ -585,11 +600,10 @@ flash_bwd_sm86_fp16_hd72_dv40_causal0_local_varlen_softcap_alibi_bias_dropout_sp
             kw::multiply_abt<LayoutQK, kHeadDim, Element>(
                 s, q_tile + score_row * LayoutQK::kRowBytes, k_smem + score_column * LayoutQK::kRowBytes, thread);
             ScoreGradient<kMasked> gradient(params, visibility, seqlen_q, batch, head, row_base);
-            gradient.to_probabilities(s, first_row, first_key, bits);
+            gradient.to_probabilities(s, first_row, first_key, tiles.left_bits());
             float dp[kMTiles][kNTiles][4];
             kw::set_zero(dp);
-            kw::multiply_abt<LayoutV, kHeadDimV, Element>(
-                dp, o_tile + score_row * LayoutV::kRowBytes, v_smem + score_column * LayoutV::kRowBytes, thread);
+            kw::multiply_abt<LayoutV, kHeadDimV, Element>(dp, o_tile + score_row * LayoutV::kRowBytes, v_reg, thread);
             gradient.to_gradients(s, dp, first_row, m_start + score_row, n_start + score_column, lane);
             if (params.dbias != nullptr) {
                 float* dbias = params.dbias + batch * params.dbias_batch_stride + head * params.dbias_head_stride;
@@ -643,17 +657,18 @@ flash_bwd_sm86_fp16_hd72_dv40_causal0_local_varlen_softcap_alibi_bias_dropout_sp
             }
         };
         while (!tiles.is_over()) {
-            const int m_start = tiles.m_block() * kBlockM, head = tiles.head, bits = tiles.bits();
-            tiles.next();
+            const int m_start = tiles.m_block() * kBlockM;
             const int last_query = min(m_start + kBlockM, seqlen_q) - 1;
             const bool is_whole = n_start + kBlockN <= visibility.end_key(m_start) && visibility.first_key(last_query) <= n_start;
-            if (is_whole && bits < 0) step(m_start, head, bits, kw::Bool<false>{});
-            else step(m_start, head, bits, kw::Bool<true>{});
+            const bool is_seen = is_whole && tiles.bits() < 0;
+            tiles.next();
+            if (is_seen) step(kw::Bool<false>{});
+            else step(kw::Bool<true>{});
         }
     }
 
     // dK and dV are staged where K and V were and stored by rows.
-    if constexpr (kNumStages > 1) __syncthreads();  // no thread still reads K and V; with one stage the last step ended so
+    if constexpr (kNumStages > 1) __syncthreads();  // no thread still reads K, V, P and dS; with one stage the last step ended so
     const int kv_row = warp % kWarpsKV * kKVTiles * 16;
     const int kv_part = warp / kWarpsKV;
     kw::store_fragment<LayoutQK, Element>(k_smem, dk, params.softmax_scale, kv_row + lane / 4, kv_part * kKTiles, lane);
