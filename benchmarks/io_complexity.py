@@ -4,8 +4,9 @@
     python benchmarks/io_complexity.py --quick [--out DIR] [--json]
 
 Source: FlashAttention (Dao et al. 2022), theorem 2, figure 2 and table 21. The forward kernels are built, run on the
-emulator, and the bytes they ask of global memory are held against a closed form, which they must equal. Every figure
-has a label: `counted` on the kernels that ship, `closed form`, or `printed in the paper`. None is a time.
+emulator, and the bytes they ask of global memory are held against a closed form, which they must equal; the backward
+kernels too, with what they add atomically and their matrix products' operations. Every figure has a label: `counted` on
+the kernels that ship, `closed form`, or `printed in the paper`. None is a time.
 
 Results are README.md and, with matplotlib (the extra `plots`), a PNG in benchmarks/results/io_complexity. Those of
 --quick, which takes small sizes, are only printed, unless --out says where they go.
@@ -17,7 +18,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,21 @@ for _folder in (ROOT / "benchmarks", ROOT / "src"):
     if str(_folder) not in sys.path:
         sys.path.insert(0, str(_folder))
 
-from io_complexity_forms import flash1_bytes, kernel_bytes, once_bytes, standard_bytes  # noqa: E402
+from io_complexity_forms import backward_counts, flash1_bytes, kernel_bytes, once_bytes, standard_bytes  # noqa: E402
 from io_complexity_report import draw, markdown  # noqa: E402
 
 from kernelwright.build.kernels import BuiltKernel, build_kernels  # noqa: E402
 from kernelwright.emulator.host_library import HostCompilerError  # noqa: E402
-from kernelwright.emulator.launch import EmulatorError, Memory, load  # noqa: E402
+from kernelwright.emulator.launch import Access, EmulatorError, Memory, load  # noqa: E402
 from kernelwright.gen.commands.emulated import Kernel  # noqa: E402
 from kernelwright.gen.errors import KernelError  # noqa: E402
+from kernelwright.gen.ladder import ladder  # noqa: E402
 from kernelwright.gen.launch_params import TensorArgument, launch_params  # noqa: E402
-from kernelwright.gen.spec import ForwardProblem, ForwardSchedule, Variant  # noqa: E402
+from kernelwright.gen.spec import BackwardSchedule, ForwardProblem, ForwardSchedule, Variant  # noqa: E402
 
 SM = 80
+_OF_ROWS = ("flash_bwd_delta", "flash_bwd_convert")
+_ACCESS: dict[str, Access] = {"read": "read", "write": "write", "update": "read_write"}
 RESULTS = ROOT / "benchmarks" / "results" / "io_complexity"
 
 
@@ -71,9 +75,11 @@ class Plan:
     grid: tuple[Case, ...]
     sweeps: tuple[Sweep, ...]
     blocks: tuple[Case, ...]  # the block-size figure
+    backward: tuple[Case, ...]  # of every kernel of a backward pass
 
     @property
     def cases(self) -> list[Case]:
+        """The forward ones, each once."""
         swept = [case for sweep in self.sweeps for _, case in sweep.cases]
         return list(dict.fromkeys([*self.grid, *swept, *self.blocks]))
 
@@ -147,32 +153,59 @@ def make_plan(*, quick: bool) -> Plan:
     grid = [Case(variant=one, seqlen=n) for one in grid_kernels for n in lengths]
     grid.append(Case(variant=grid_kernels[0], seqlen=100, batch=2, num_heads=3))  # heads and sequences only multiply
     blocks = [Case(variant=one, seqlen=256 if quick else 1024) for one in figure]
-    return Plan(grid=tuple(grid), sweeps=tuple(sweeps), blocks=tuple(blocks))
+    return Plan(grid=tuple(grid), sweeps=tuple(sweeps), blocks=tuple(blocks), backward=_backward_cases(quick=quick))
+
+
+def _backward_cases(*, quick: bool) -> tuple[Case, ...]:
+    """Return the default kernels of a backward pass, and some of other tiles, at lengths around these."""
+    plain = ForwardProblem(dtype="fp16", head_dim=64)
+    problems = [plain, replace(plain, is_causal=True), replace(plain, head_dim=72, head_dim_v=40, is_causal=True)]
+    operations = ("flash_bwd", "flash_bwd_dq")
+    variants = [ladder(SM, one, operation)[-1].variant for one in problems for operation in operations]
+    variants += [ladder(SM, one, operation)[-1].variant for one in problems[:1] for operation in _OF_ROWS]
+    odd = BackwardSchedule(
+        block_m=32, block_n=64, num_warps=4, num_stages=1, warps_scores=1, warps_kv=2, warps_q=2, v_in_regs=True
+    )
+    variants.append(Variant(sm=SM, problem=problems[1], schedule=odd))
+    lengths = (1, 100, 256) if quick else (1, 100, 512, 1024)
+    cases = [Case(variant=one, seqlen=n) for one in variants for n in lengths]
+    cases += [Case(variant=one, seqlen=100, batch=2, num_heads=3) for one in variants[2:4]]
+    return tuple(cases)
 
 
 def count(kernel: BuiltKernel, case: Case) -> dict[str, int]:
     """Run a kernel on zeros and return the emulator's counters.
 
-    It may touch q, k, v, out and lse and nothing else: the memory check would say so.
+    It may touch the tensors of its binding (forward: q, k, v, out and lse) and nothing else: the memory check would say
+    so.
     """
-    variant, head_dim = case.variant, case.variant.problem.head_dim
-    shape = (case.batch, case.seqlen, case.num_heads, head_dim)
-    arrays = {name: np.zeros(shape, dtype=np.float16) for name in ("q", "k", "v", "out")}
-    arrays["lse"] = np.zeros((case.batch, case.num_heads, case.seqlen), dtype=np.float32)
+    variant = case.variant
+    launched = Kernel.of(variant)
+    sizes = {
+        **{"batch": case.batch, "seqlen_q": case.seqlen, "seqlen_k": case.seqlen},
+        **{"num_heads_q": case.num_heads, "num_heads_kv": case.num_heads},
+        **{"head_dim": variant.problem.head_dim, "head_dim_v": variant.problem.head_dim_v},
+    }
+    used = [one for one in launched.binding["tensors"] if not one["optional"] or one["name"] in ("lse", "dq_sum")]
+    arrays = {
+        str(one["name"]): np.zeros(
+            [sizes[dim] for dim in one["dims"]], dtype=np.float16 if one["dtype"] == "io" else np.float32
+        )
+        for one in used
+    }
     arguments = {
         name: TensorArgument(
             address=int(one.ctypes.data), shape=one.shape, strides=tuple(step // one.itemsize for step in one.strides)
         )
         for name, one in arrays.items()
     }
-    launched = Kernel.of(variant)
     params = launch_params(launched.binding, arguments, constants=launched.constants, scalars={})
     report = load(kernel.ptx.decode()).launch(
         variant.name,
         grid=params.grid,
         block=(variant.schedule.threads,),
         args=[params.struct],
-        memory=[Memory(array=one, access="read" if name in "qkv" else "write") for name, one in arrays.items()],
+        memory=[Memory(array=arrays[one["name"]], access=_ACCESS[one["access"]]) for one in used],
         shared_bytes=variant.smem_bytes,
         checks=("memory",),
         counters=True,
@@ -181,19 +214,23 @@ def count(kernel: BuiltKernel, case: Case) -> dict[str, int]:
 
 
 def measure(plan: Plan, folder: Path) -> dict[Case, dict[str, int]]:
-    """Build the plan's kernels in `folder` and return the bytes of every case.
+    """Build the plan's kernels in `folder` and return the bytes of every case, of a backward one with its operations.
 
     Raises:
         KernelError: if a kernel does not compile, or spills: the traffic of spills is in no PTX.
     """
-    variants = list(dict.fromkeys(case.variant for case in plan.cases))
+    cases = [*plan.cases, *plan.backward]
+    variants = list(dict.fromkeys(case.variant for case in cases))
     kernels = {kernel.variant: kernel for kernel in build_kernels(variants, folder)}
     if faults := [f"{one.variant.name} {reason}" for one in kernels.values() for reason in one.gate_failures]:
         raise KernelError(f"{'; '.join(faults)}. Its traffic cannot be counted.")
     found = {}
-    for case in plan.cases:
+    for case in cases:
         counters = count(kernels[case.variant], case)
-        found[case] = {"load": counters["global_load_bytes"], "store": counters["global_store_bytes"]}
+        atomic = 4 * counters["atomics"]  # of float32, which the emulator counts as loads
+        found[case] = {"load": counters["global_load_bytes"] - atomic, "store": counters["global_store_bytes"]}
+        if case in plan.backward:
+            found[case] |= {"atomic": atomic, "mma_flops": counters["mma_flops"]}
     return found
 
 
@@ -208,6 +245,7 @@ def summarise(plan: Plan, found: dict[Case, dict[str, int]]) -> dict[str, Any]: 
         "grid": [_grid_row(case, found[case]) for case in plan.cases],
         "sweeps": [_sweep_row(sweep, found) for sweep in plan.sweeps],
         "blocks": [_block_row(case, found[case]) for case in plan.blocks],
+        "backward": [_backward_row(case, found[case]) for case in plan.backward],
     }
 
 
@@ -224,6 +262,22 @@ def _grid_row(case: Case, counted: dict[str, int]) -> dict[str, Any]:
         "closed_form": form,
         "equal": counted == form,
         "extra_memory": {"counted": counted["store"] - out_bytes, "lse": 4 * heads * case.seqlen},
+    }
+
+
+def _backward_row(case: Case, counted: dict[str, int]) -> dict[str, Any]:
+    form = backward_counts(case.variant, case.seqlen, heads=case.batch * case.num_heads)
+    return {
+        "variant": case.variant.name,
+        "operation": case.variant.operation,
+        "head_dim": case.variant.problem.head_dim,
+        "is_causal": case.variant.problem.is_causal,
+        "batch": case.batch,
+        "num_heads": case.num_heads,
+        "seqlen": case.seqlen,
+        "counted": counted,
+        "closed_form": form,
+        "equal": counted == form,
     }
 
 
@@ -282,7 +336,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"io_complexity: {error}", file=sys.stderr)
         return 1
     print(json.dumps(result, indent=1) if args.json else markdown(result, pictures))
-    differing = [row for row in result["grid"] if not row["equal"]]
+    differing = [row for row in [*result["grid"], *result["backward"]] if not row["equal"]]
     for row in differing:
         print(f"io_complexity: {row['variant']}, seqlen {row['seqlen']}: counted {row['counted']}, "
               f"the closed form is {row['closed_form']}", file=sys.stderr)  # fmt: skip

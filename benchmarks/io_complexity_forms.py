@@ -1,11 +1,11 @@
-"""Bytes and memory of attention's forward pass in closed form, and what the FlashAttention paper prints of them.
+"""Bytes and memory of attention in closed form, and what the FlashAttention paper prints of them.
 
 Elements have 2 bytes, row statistics 4. N is seqlen (of queries and keys), d is head_dim; one head unless said.
 """
 
 from __future__ import annotations
 
-from kernelwright.gen.spec import Variant
+from kernelwright.gen.spec import BackwardSchedule, QueryGradientSchedule, Variant
 
 ELEMENT, STATISTIC = 2, 4  # bytes
 
@@ -43,6 +43,52 @@ def kernel_bytes(variant: Variant, seqlen: int, *, heads: int = 1) -> dict[str, 
     load = ELEMENT * head_dim * (seqlen + 2 * keys)
     store = ELEMENT * head_dim * seqlen + STATISTIC * seqlen
     return {"load": heads * load, "store": heads * store}
+
+
+def backward_counts(variant: Variant, seqlen: int, *, heads: int = 1) -> dict[str, int]:
+    """Return what a backward kernel asks of global memory, and its matrix products' operations.
+
+    `atomic` are the bytes that `flash_bwd` adds to the sum of dQ. With d of q and k and e of v: each visit of a tile
+    of queries by a block of keys loads Q and dO and, four lanes to a row of each warp along the keys, lse and
+    delta; `flash_bwd_dq` has the loops exchanged.
+    """
+    problem, schedule = variant.problem, variant.schedule
+    d, e = problem.head_dim, problem.head_dim_v
+    found = {"load": 0, "store": 0, "atomic": 0, "mma_flops": 0}
+    if isinstance(schedule, BackwardSchedule):
+        columns = schedule.num_warps // schedule.warps_scores
+        for keys, queries in _visits(
+            seqlen, schedule.block_n, schedule.block_m, by_keys=True, is_causal=problem.is_causal
+        ):
+            rows = sum(queries)
+            found["load"] += ELEMENT * (d + e) * (keys + rows) + 2 * STATISTIC * 4 * columns * rows
+            found["atomic"] += 4 * d * rows
+            found["mma_flops"] += 2 * schedule.block_m * schedule.block_n * (3 * d + 2 * e) * len(queries)
+        found["store"] = ELEMENT * (d + e) * seqlen
+    elif isinstance(schedule, QueryGradientSchedule):
+        for queries_here, tiles in _visits(
+            seqlen, schedule.block_m, schedule.block_n, by_keys=False, is_causal=problem.is_causal
+        ):
+            found["load"] += ELEMENT * (d + e) * (queries_here + sum(tiles))
+            found["load"] += 2 * STATISTIC * 4 * queries_here * len(tiles)
+            found["mma_flops"] += 2 * schedule.block_m * schedule.block_n * (2 * d + e) * len(tiles)
+        found["store"] = ELEMENT * d * seqlen
+    elif variant.operation == "flash_bwd_delta":
+        found |= {"load": 2 * ELEMENT * e * seqlen, "store": STATISTIC * seqlen}
+    else:
+        found |= {"load": 4 * d * seqlen, "store": ELEMENT * d * seqlen}
+    return {name: heads * count for name, count in found.items()}
+
+
+def _visits(seqlen: int, block: int, tile: int, *, by_keys: bool, is_causal: bool) -> list[tuple[int, list[int]]]:
+    """Return for each block of one side its rows and those of every tile of the other that it visits."""
+    found = []
+    for start in range(0, seqlen, block):
+        end = min(seqlen, start + block)
+        first = start // tile * tile if by_keys and is_causal else 0
+        last = end if is_causal and not by_keys else seqlen
+        found.append((end - start, [min(tile, seqlen - at) for at in range(first, last, tile)]))
+    return found
 
 
 def once_bytes(seqlen: int, head_dim: int) -> int:

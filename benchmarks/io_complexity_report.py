@@ -34,7 +34,8 @@ _CANNOT = """\
 - **HBM bytes of a device**: counted are the bytes a kernel asks of global memory. A cache answers part of them: K and V
   of one head at N = 1024, d = 64 are 256 KiB, which an L2 of some MB keeps. HBM moves at least each
   tensor once (0.54 GB at figure 2's sizes) and, but for sectors used in part, at most what is counted.
-- **Forward and backward together** (the printed 4.4 GB and table 21): there is no backward kernel. Ours are forward.
+- **Forward and backward together in table 21**: the memory counted there is our forward's. A backward pass has two fp32
+  numbers a row (lse and delta) and, unless it is asked to repeat bit by bit, an fp32 sum of dQ beside its results.
 - **The GFLOPs of figure 2** (66.6 and 75.2): the stated sizes give 824.6 and 962.1 by counting matrix products.
 """
 
@@ -54,6 +55,7 @@ def markdown(result: Json, pictures: Sequence[str]) -> str:
         _slopes(result["sweeps"]),
         _blocks(result["blocks"]),
         _memory(result["grid"]),
+        _backward(result["backward"], result["blocks"]),
         _CANNOT,
     ]
     return "\n".join(parts)
@@ -203,6 +205,45 @@ def _memory(grid: Sequence[Json]) -> str:
         "their growth compares. The paper gives no formula for them; these closed forms "
         "reproduce each: 4 N N + 10 N d elements for PyTorch and 13 N d (11 up to N = "
         "256) and two statistics a row for FlashAttention.\n\n" + _table(head, rows)
+    )
+
+
+def _backward(rows: Sequence[Json], blocks: Sequence[Json]) -> str:
+    kernels: dict[str, list[Json]] = {}
+    for row in rows:
+        kernels.setdefault(row["variant"], []).append(row)
+    lines = []
+    for name, found in kernels.items():
+        longest = max(found, key=lambda each: each["seqlen"])
+        sizes = [_size(row) for row in sorted(found, key=lambda each: (each["batch"], each["seqlen"]))]
+        counted = [f"{longest['counted'][kind]:,}" for kind in ("load", "store", "atomic", "mma_flops")]
+        equal = "yes" if all(row["equal"] for row in found) else "**no**"
+        lines.append([f"`{name}`", ", ".join(sizes), *counted, equal])
+    head = ["kernel", "N", "loaded", "stored", "added atomically", "operations of mma", "equal to the closed form"]
+    equal = sum(row["equal"] for row in rows)
+    return (
+        f"## 5. The backward kernels\n\n{equal} of {len(rows)} launches equal their closed form (`backward_counts`): "
+        "bytes loaded, stored and added atomically, and operations. Shown are those of the longest N (counted).\n\n"
+        + _table(head, lines)
+        + _backward_gb(rows, blocks)
+    )
+
+
+def _backward_gb(rows: Sequence[Json], blocks: Sequence[Json]) -> str:
+    """Both passes beside the paper's, of the default kernels without a mask."""
+    seqlen, head_dim = blocks[0]["seqlen"], blocks[0]["head_dim"]
+    usual = {}
+    for row in rows:
+        if (row["seqlen"], row["head_dim"], row["is_causal"]) == (seqlen, head_dim, False):
+            usual[row["operation"]] = sum(amount for kind, amount in row["counted"].items() if kind != "mma_flops")
+    by_sums = usual["flash_bwd_delta"] + usual["flash_bwd"] + usual["flash_bwd_convert"]
+    forward = min(one["counted"] for one in blocks if one["block_m"] == 128)
+    standard, flash1 = standard_backward_bytes(seqlen, head_dim), flash1_backward_bytes(seqlen, head_dim, 256)
+    return (
+        f"\nGB of a backward pass at the sizes of section 3: ours {_gb(by_sums)} (counted: delta, dK, dV and the sum "
+        "of dQ, and its rounding; an addition counted as its operand, where memory moves it twice), with the forward "
+        f"pass at block_m 128 {_gb(by_sums + forward)}; the paper's algorithm 4 {_gb(flash1)} at B_c = 256, standard "
+        f"(algorithm 3) {_gb(standard)} (closed form).\n"
     )
 
 

@@ -16,6 +16,7 @@ from io_complexity_report import draw, markdown, memory_rows
 
 from kernelwright.gen.constraints import reasons_against
 from kernelwright.gen.devices import reference_device
+from kernelwright.gen.spec import OPERATIONS
 
 MIB = 2**20
 HEADS, SEQLEN, HEAD_DIM = 1024, 1024, 64  # figure 2 of the paper
@@ -23,9 +24,17 @@ HEADS, SEQLEN, HEAD_DIM = 1024, 1024, 64  # figure 2 of the paper
 
 def made_up(plan: io_complexity.Plan) -> dict[str, Any]:
     """The result if every count were its closed form."""
-    forms = {case: io_complexity.kernel_bytes(case.variant, case.seqlen, heads=case.batch * case.num_heads)
-             for case in plan.cases}  # fmt: skip
-    return io_complexity.summarise(plan, forms)
+    return io_complexity.summarise(plan, forms_of(plan))
+
+
+def forms_of(plan: io_complexity.Plan) -> dict[io_complexity.Case, dict[str, int]]:
+    """The closed form of every case."""
+    forward = dict.fromkeys(plan.cases, io_complexity.kernel_bytes)
+    backward = dict.fromkeys(plan.backward, io_complexity.backward_counts)
+    return {
+        case: form(case.variant, case.seqlen, heads=case.batch * case.num_heads)
+        for case, form in {**forward, **backward}.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +47,14 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_counted_bytes_equal_the_closed_form_to_the_byte(counted):
     assert len(counted["grid"]) >= 20
     assert [row for row in counted["grid"] if not row["equal"]] == []
+
+
+@pytest.mark.nvcc
+def test_bytes_additions_and_operations_of_the_backward_kernels_equal_the_closed_form(counted):
+    rows = counted["backward"]
+    assert {row["operation"] for row in rows} == set(OPERATIONS) - {"flash_fwd"}
+    assert [row for row in rows if not row["equal"]] == []
+    assert all((row["counted"]["atomic"] > 0) == (row["operation"] == "flash_bwd") for row in rows)
 
 
 @pytest.mark.nvcc
@@ -79,7 +96,8 @@ def test_memory_that_is_not_the_lse_would_be_found(tmp_path, monkeypatch):
 def test_the_whole_plan_is_legal_and_approaches_the_theorem():
     plan = io_complexity.make_plan(quick=False)
     device = reference_device(io_complexity.SM)
-    assert [reasons_against(case.variant, device) for case in plan.cases if reasons_against(case.variant, device)] == []
+    cases = [*plan.cases, *plan.backward]
+    assert [reasons_against(case.variant, device) for case in cases if reasons_against(case.variant, device)] == []
     for one in made_up(plan)["sweeps"]:
         assert one["fitted"]["ours"] == pytest.approx(one["expected"]["ours"], abs=0.06), one["name"]
         assert one["fitted"]["standard"] == pytest.approx(one["expected"]["standard"], abs=0.06), one["name"]
@@ -97,8 +115,7 @@ def test_closed_forms_give_what_the_paper_prints():
 
 def test_a_count_that_differs_is_told_and_fails(tmp_path, monkeypatch, capsys):
     def wrong(plan: io_complexity.Plan, _: Path) -> dict[io_complexity.Case, dict[str, int]]:
-        forms = {case: io_complexity.kernel_bytes(case.variant, case.seqlen, heads=case.batch * case.num_heads)
-                 for case in plan.cases}  # fmt: skip
+        forms = forms_of(plan)
         first = plan.cases[0]
         return forms | {first: forms[first] | {"load": forms[first]["load"] + 2}}
 
