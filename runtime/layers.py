@@ -87,6 +87,8 @@ class MultiheadAttention(torch.nn.Module):  # type: ignore[misc]  # Any: torch i
             raise UnsupportedInputError(f"softcap must be 0 for none, or positive, got {softcap!r}.")
         if rotary_dim and rotary_dim > self.head_dim:
             raise UnsupportedInputError(f"rotary_dim must be at most head_dim, got {rotary_dim} and {self.head_dim}.")
+        if not isinstance(window_size, tuple | list) or [type(one) for one in window_size] != [int, int]:
+            raise UnsupportedInputError(f"window_size must be a pair of whole numbers, got {window_size!r}.")
         self.dropout, self.causal, self.window_size = float(dropout), bool(causal), tuple(window_size)
         self.softmax_scale, self.softcap, self.use_flash = softmax_scale, float(softcap), bool(use_flash)
         self.rotary = RotaryEmbedding(rotary_dim, rotary_base, rotary_interleaved) if rotary_dim else None

@@ -152,7 +152,7 @@ class _Swap(TorchFunctionMode):  # type: ignore[misc]  # Any: torch is not follo
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if function is torch.nn.functional.multi_head_attention_forward:
-            return _with_attention(function, self._attend)(*args, **kwargs)
+            return _unhandled(function, scaled_dot_product_attention=self._attend)(*args, **kwargs)
         return (self._attend if function is torch_sdpa else function)(*args, **kwargs)
 
     def _attend(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -220,10 +220,13 @@ def _is_real(value: object) -> bool:
     return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
-def _with_attention(function: Any, attend: Callable[..., torch.Tensor]) -> Any:
-    """A copy of a function of torch's that calls `attend`: a mode is left for what runs inside such a function."""
-    names = {"scaled_dot_product_attention": attend, "has_torch_function": lambda _: False}
-    copied = FunctionType(function.__code__, {**function.__globals__, **names}, function.__name__)
+def _unhandled(function: Any, **names: object) -> Any:
+    """A copy of a function of torch's that hands itself to no mode, which would be left for all that runs inside it.
+
+    `names` are seen inside it in place of its own.
+    """
+    seen = {**function.__globals__, "has_torch_function": lambda _: False, **names}
+    copied = FunctionType(function.__code__, seen, function.__name__)
     copied.__defaults__, copied.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
     return copied
 
@@ -375,7 +378,8 @@ def _forward_and_backward(
         scalar = _scalar(result, found, loss)
         gradients: Sequence[torch.Tensor | None] = ()
         if backward and wanted:
-            gradients = torch.autograd.grad(scalar, list(wanted.values()), allow_unused=True)
+            # With checkpoints the backward pass calls attention again: the mode must see that too.
+            gradients = _unhandled(torch.autograd.grad)(scalar, list(wanted.values()), allow_unused=True)
     outputs = {name or "result": one.detach() for name, one in found.items()}
     named = zip(wanted, gradients, strict=bool(gradients))
     return {**outputs, "loss": scalar.detach()}, {name: one for name, one in named if one is not None}

@@ -198,6 +198,8 @@ def test_a_problem_without_a_kernel_says_how_to_build_one(featured, tokens):
         ({"head_dim": True}, "head_dim must be"),
         ({"dropout": 1.0}, "dropout must be"),
         ({"softcap": -1.0}, "softcap must be"),
+        ({"window_size": 3}, "pair of whole"),
+        ({"window_size": (1, 2.0)}, "pair of whole"),
         ({"rotary_dim": 32}, "at most head_dim"),
         ({"rotary_dim": 7}, "even"),
         ({"rotary_dim": 8, "rotary_base": 0.0}, "base"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 pytestmark = [pytest.mark.nvcc, pytest.mark.filterwarnings("ignore:CPU tensors run")]
 
@@ -175,6 +176,18 @@ class Model(torch.nn.Module):
         q, k, v = self.qkv(x).unflatten(-1, (3, 2, 32)).transpose(1, 3).unbind(2)
         y = torch_sdpa(q, k, v, is_causal=True)
         return x + self.out(y.transpose(1, 2).flatten(2))
+
+
+def test_what_a_checkpoint_computes_again_is_swapped_too(trainable):
+    class Checkpointed(Model):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = checkpoint(super().forward, x, use_reentrant=False)
+            return found
+
+    x = tokens(2, 50).requires_grad_()
+    found = trainable.check_model(Checkpointed().bfloat16(), x)
+    assert found.passed, str(found)
+    assert (found.num_calls, found.num_swapped) == (2, 2)
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
