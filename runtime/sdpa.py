@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -118,9 +119,12 @@ class ScaledDotProductAttention:
     ) -> tuple[torch.Tensor, Reason | None]:
         """Return the result, and why torch computed it; None where a kernel did."""
         try:
-            call = _lower(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
-            if call.q.device.type == "cpu" and not (self._engine.folder / EMULATOR_FILE).exists():
+            if isinstance(query, torch.Tensor) and query.device.type == "cpu" and not self._has_emulator:
                 raise _TorchAnswers("the tensors are on the CPU, and this module was built without the emulator.")
+            if attn_mask is None and not dropout_p and _is_plain(query, key, value, is_causal, enable_gqa):
+                q, k, v = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+                return self._attend(q, k, v, softmax_scale=scale, causal=bool(is_causal)).transpose(1, 2), None
+            call = _lower(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
             return self._compute(call, is_causal), None
         except _TorchAnswers as error:
             reason = error.reason
@@ -131,6 +135,10 @@ class ScaledDotProductAttention:
         # Outside the handlers: an error of torch's is the caller's own, not one during another.
         options = {"dropout_p": dropout_p, "is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
         return torch_sdpa(query, key, value, attn_mask=attn_mask, **options), reason
+
+    @cached_property
+    def _has_emulator(self) -> bool:
+        return (self._engine.folder / EMULATOR_FILE).exists()
 
     def _compute(self, call: _Call, is_causal: bool) -> torch.Tensor:
         q, k, v = call.q, call.k, call.v
@@ -157,6 +165,23 @@ class ScaledDotProductAttention:
             FallbackWarning,
             stacklevel=callers_level(),
         )
+
+
+def _is_plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, is_causal: bool, enable_gqa: bool) -> bool:
+    """Whether a call without mask and dropout needs its dimensions swapped and nothing else: most do, and quickly."""
+    if not type(query) is type(key) is type(value) is torch.Tensor or torch.jit.is_tracing():
+        return False
+    sizes, sizes_k = query.shape, key.shape
+    if len(sizes) != 4 or len(sizes_k) != 4 or value.dim() != 4 or query.dtype not in DTYPES:
+        return False
+    device = query.device.type
+    return (
+        sizes[0] == sizes_k[0] == value.shape[0]
+        and sizes_k[1] == value.shape[1]
+        and (sizes[1] == sizes_k[1] or enable_gqa)
+        and (sizes[2] == sizes_k[2] or not is_causal)
+        and (not torch.is_autocast_enabled(device) or torch.get_autocast_dtype(device) == query.dtype)
+    )
 
 
 def _lower(
