@@ -67,7 +67,8 @@ def _graph_of(call: Callable[[], None], count: int) -> Call:
         call()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # A capture that fails leaves its own stream current (torch 2.13); the outer context puts ours back.
+    with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):
         for _ in range(count):
             call()
 
