@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -134,11 +135,12 @@ def to_plain(record: Record) -> dict[str, object]:
 
 def _read_record(root: Node) -> Record | tuple[Identity, Burst]:
     try:
-        found = root.members()["schema"].integer(1) if "schema" in root.members() else None
+        top = root.members()
+        found = top["schema"].integer(1) if "schema" in top else None
         if found != SCHEMA:
             raise root.fail(f"schema is {found}; this version reads schema {SCHEMA}")
         kinds = ["outcome", "free", BURST]
-        kind = root.members()["record"].text(kinds) if "record" in root.members() else "outcome"
+        kind = top["record"].text(kinds) if "record" in top else "outcome"
         fields_of: dict[str, tuple[list[str], list[str]]] = {
             "outcome": (_OUTCOME, ["stage", "fingerprint", "final"]),
             "free": ([], ["stage", "fingerprint", "final"]),
@@ -169,9 +171,15 @@ def _read_record(root: Node) -> Record | tuple[Identity, Burst]:
 
 def _variant(node: Node) -> Variant:
     try:
-        return Variant.parse(node.text())
+        return _parsed(node.text())
     except SpecError as error:
         raise node.fail(str(error)) from error
+
+
+@cache
+def _parsed(name: str) -> Variant:
+    """Return the variant of a name; a final has hundreds of lines about each."""
+    return Variant.parse(name)
 
 
 def _outcome(members: Mapping[str, Node], variant: Variant) -> Outcome:
