@@ -38,7 +38,7 @@ class Limits:
 
     Args:
         start_s: to start Python and import what the job needs, on a machine with a cold disk.
-        job_s: for a whole job.
+        job_s: for a whole job, from when that is imported.
         stage_s: between two calls of `stage` in a job, such as for the launches on one shape.
     """
 
@@ -102,13 +102,14 @@ class WorkerProcess:
             job = pickle.dumps((fn, args, kwargs))
         except Exception as error:
             raise TypeError(f"a job must be picklable: {error}") from error
-        deadline = time.monotonic() + self._limits.job_s
         try:
             self._socket.settimeout(min(self._limits.job_s, self._limits.start_s))
             self._socket.sendall(_HEADER.pack(_MARK, len(job)) + job)
         except OSError:  # it died between two jobs; how is found out below
             pass
-        answer = self._receive(deadline, self._limits.job_s, "")
+        answer = self._receive(time.monotonic() + self._limits.start_s, self._limits.start_s, "loading the job")
+        if answer[0] == "began":
+            answer = self._receive(time.monotonic() + self._limits.job_s, self._limits.job_s, "")
         if answer[0] == "raised":
             raise answer[1]
         return answer[1]
@@ -186,7 +187,7 @@ class WorkerProcess:
         if (
             not isinstance(message, tuple)
             or len(message) != 2
-            or message[0] not in ("ready", "stage", "done", "raised")
+            or message[0] not in ("ready", "began", "stage", "done", "raised")
         ):
             raise ValueError(f"no answer: {str(message)[:60]}")
         return message
@@ -232,7 +233,8 @@ def _serve(connection: socket.socket, parent: int) -> None:
         if job is None:
             return
         try:
-            fn, args, kwargs = pickle.loads(job)
+            fn, args, kwargs = pickle.loads(job)  # imports what the job needs, which may take long
+            _send(connection, ("began", None))
             answer = ("done", fn(*args, **kwargs))
         except Exception as error:
             answer = ("raised", error)

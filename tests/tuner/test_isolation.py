@@ -85,6 +85,14 @@ def test_stages_each_have_their_own_deadline(workers):
     assert pool.submit(jobs.stages, 4, 0.5).result(timeout=30) == 4
 
 
+def test_what_a_job_imports_counts_as_starting_and_not_as_its_own_time(workers):
+    pool = workers(limits=Limits(start_s=60, job_s=2.0))
+    assert pool.submit(jobs.takes, jobs.SlowToLoad(3.0)).result(timeout=90) == "loaded"
+    pool = workers(limits=Limits(start_s=15, job_s=600))
+    with pytest.raises(WorkerLostError, match="no answer within 15 s while loading the job, killed"):
+        pool.submit(jobs.takes, jobs.SlowToLoad(600)).result(timeout=90)
+
+
 def test_what_a_kernel_prints_is_no_answer_and_not_on_our_stdout(workers, capfd):
     pool = workers()
     assert pool.submit(jobs.print_garbage).result(timeout=30) == "an answer"

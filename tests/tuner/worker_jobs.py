@@ -80,6 +80,25 @@ def raise_what_cannot_be_sent():
     raise BadError("odd", "error")
 
 
+def slowly(pause_s):
+    time.sleep(pause_s)
+    return "loaded"
+
+
+class SlowToLoad:
+    """Takes its time to be unpickled, as what imports torch does."""
+
+    def __init__(self, pause_s):
+        self.pause_s = pause_s
+
+    def __reduce__(self):
+        return slowly, (self.pause_s,)
+
+
+def takes(value):
+    return value
+
+
 def require_file(path):
     if not Path(path).exists():
         raise RuntimeError("no CUDA-capable device is detected")
