@@ -139,7 +139,7 @@ def check_module(
             reason = next(
                 (one.why_illegal for one in engine.route(key, record.operation).choices if one.why_illegal), ""
             )
-            found = () if reason else _check_variant(dispatch, record, chosen, seed, key)
+            found = () if reason else check_problems(dispatch, record, chosen, seed, key)
         results.append(VariantResult(variant=name, results=found, skipped=reason))
         if progress:
             progress(str(results[-1]))
@@ -154,9 +154,10 @@ def whole_problem(record: KernelRecord) -> dict[str, object]:
     return {**dict.fromkeys(FLAGS, False), "head_dim": head_dim, "head_dim_v": head_dim, **known}
 
 
-def _check_variant(
+def check_problems(
     dispatch: DispatchModule, record: KernelRecord, chosen: Sequence[Problem], seed: int, key: DeviceKey
 ) -> tuple[ProblemResult, ...]:
+    """Check problems on a kernel that answers calls, as under `force_variant`; the first gets `seed`."""
     block_n = int(str(record.schedule.get("block_n", 64)))
     found = []
     for index, problem in enumerate(chosen):

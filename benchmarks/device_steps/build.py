@@ -134,7 +134,9 @@ def _batches(context: Context, sm: int, entries: Sequence[Entry]) -> list[tuple[
     profile = load_profile("default")
     tiny = context.quick and context.driver == "emulator"
     first = profile.restricted([64], ["bf16"]) if tiny else profile
-    batches = [([kernel.variant for kernel in make_plan(first, [sm]).kernels], True)]
+    trained = first.restricted(None, None, backward=True)
+    # Forward is known by then: a batch builds what none before has.
+    batches = [([kernel.variant for kernel in make_plan(one, [sm]).kernels], True) for one in (first, trained)]
     if not context.quick:
         more = profile.restricted(list(EXTRA_HEAD_DIMS), ["bf16"])
         batches.append(([kernel.variant for kernel in make_plan(more, [sm]).kernels], True))

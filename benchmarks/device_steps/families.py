@@ -12,7 +12,7 @@ class Family:
     Args:
         name: the operation in tables.
         repeatable: outputs that are the same to the bit in every run.
-        module: has `check`, `repeat` and `launch`, which run isolated; see `forward.py`.
+        module: has `check`, `repeat` and `launch`, which run isolated; see `one_kernel.py`.
     """
 
     name: str
@@ -20,7 +20,14 @@ class Family:
     module: str
 
 
-FAMILIES = (Family(name="flash_fwd", repeatable=("out", "lse"), module="device_steps.forward"),)
+_KERNELS = "device_steps.one_kernel"
+FAMILIES = (
+    Family(name="flash_fwd", repeatable=("out", "lse"), module=_KERNELS),
+    Family(name="flash_bwd", repeatable=("dk", "dv"), module=_KERNELS),  # dq is added in no fixed order
+    Family(name="flash_bwd_dq", repeatable=("dq",), module=_KERNELS),
+    Family(name="flash_bwd_delta", repeatable=("delta",), module=_KERNELS),
+    Family(name="flash_bwd_convert", repeatable=("dq",), module=_KERNELS),
+)
 
 
 def family_of(operation: str) -> Family | None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from kernelwright.gen.constraints import reasons_against
 from kernelwright.gen.devices import reference_device
-from kernelwright.gen.ladder import default_schedule
-from kernelwright.gen.spec import ForwardProblem, Variant
+from kernelwright.gen.ladder import default_schedule, ladder
+from kernelwright.gen.spec import BACKWARD_OPERATIONS, ForwardProblem, Variant
 from kernelwright.tuner.shapes import Shape
 
 Json = dict[str, Any]  # Any: JSON
@@ -60,12 +60,31 @@ TINY = Row(
 """What a quick run has instead: it shows that everything is called."""
 
 
+BACKWARD: tuple[Json, ...] = (
+    _VARLEN,
+    {"is_local": True},
+    {"is_causal": True, "has_softcap": True},
+    {"is_block_sparse": True},
+    {"is_causal": True, "has_alibi": True},
+    {"is_causal": True, "has_bias": True},
+    {"is_causal": True, "has_dropout": True},
+    {"is_causal": True, "head_dim": 256},
+    {"head_dim": 72},
+    {"is_causal": True, "head_dim": 64, "head_dim_v": 128},
+)
+"""What problems of bf16 and head_dim 128 have besides whose backward kernels are checked."""
+
+
 def rows(*, quick: bool) -> tuple[Row, ...]:
     """Return the rows of a run."""
     return (TINY,) if quick else ROWS
 
 
 def variants(sm: int, quick: bool) -> list[Variant]:
-    """Return the kernels of the rows that an architecture allows, each once."""
+    """Return the kernels of the rows, and those of BACKWARD, that an architecture allows, each once."""
     found = dict.fromkeys(row.variant(sm) for row in rows(quick=quick))
+    for more in () if quick else BACKWARD:
+        problem = ForwardProblem(**{"dtype": "bf16", "head_dim": 128, **more})
+        for operation in BACKWARD_OPERATIONS:
+            found |= dict.fromkeys(rung.variant for rung in ladder(sm, problem, operation))
     return [one for one in found if not reasons_against(one, reference_device(sm))]

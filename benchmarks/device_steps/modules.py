@@ -36,7 +36,10 @@ def part_of(module: Any, name: str) -> Any:  # Any: as above
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
-    """A kernel of the module, from its built-in table. `ptx_sha256` is its identity everywhere."""
+    """A kernel of the module, from its built-in table. `ptx_sha256` is its identity everywhere.
+
+    A kernel of single rows has one head dimension, whichever its operation goes by.
+    """
 
     name: str
     operation: str
@@ -58,8 +61,8 @@ def kernels_of(module_dir: Path) -> list[Kernel]:
             operation=entry["operation"],
             sm=entry["sm"],
             dtype=entry["problem"]["dtype"],
-            head_dim=entry["problem"]["head_dim"],
-            is_causal=bool(entry["problem"]["is_causal"]),
+            head_dim=entry["problem"].get("head_dim") or entry["problem"]["head_dim_v"],
+            is_causal=bool(entry["problem"].get("is_causal")),
             features=tuple(key for key, value in entry["problem"].items() if value is True and key != "is_causal"),
             schedule=entry["schedule"],
             ptx_sha256=entry["files"]["ptx"]["sha256"],

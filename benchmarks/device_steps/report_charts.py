@@ -37,13 +37,14 @@ def _speed(run: Run) -> list[Chart]:
         shape = one.get("shape") or {}
         if one.get("label") == "measured" and "direction" in one and one.get("tflops"):
             heads = f" {shape['num_heads_q']}-{shape['num_heads_kv']} heads" if _is_grouped(shape) else ""
-            group = f"hd{shape['head_dim']} {'causal' if shape['is_causal'] else 'full'}{heads}"
+            way = "" if one["direction"] == "fwd" else f" {one['direction']}"
+            group = f"hd{shape['head_dim']} {'causal' if shape['is_causal'] else 'full'}{heads}{way}"
             lines = groups.setdefault(group, {})
             lines.setdefault(str(one["implementation"]), []).append((int(shape["seqlen"]), float(one["tflops"])))
     return [
         Chart(
             name=f"speed_{group.replace(' ', '_')}",
-            title=f"{run.device}: {group}, forward",
+            title=f"{run.device}: {group}{'' if group.endswith(' bwd') else ', forward'}",
             y_label="TFLOP/s (measured)",
             kind="lines" if any(len(points) > 1 for points in lines.values()) else "bars",
             series={name: [(str(x), y) for x, y in sorted(points)] for name, points in lines.items()},

@@ -26,20 +26,19 @@ _PATHS = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "src")
 def plan(context: Context) -> list[Task]:
     """The first kernel of each family; then one with each feature, as long as no kernel before has it."""
     kernels = kernels_of(context.module_dir)
-    tasks = []
-    for family in FAMILIES:
-        mine = [kernel for kernel in kernels if kernel.operation == family.name]
-        for number, kernel in enumerate([*mine[:1], *_sample(mine[1:])]):
-            tasks += [
-                Task(
-                    key=f"{family.name if number == 0 else kernel.name}/{tool}",
-                    unit=tool,
-                    estimate_s=context.cost(tool, 25.0),
-                    kwargs={"tool": tool, "family": family.name, "module": family.module, "variant": kernel.name},
-                )
-                for tool in TOOLS
-            ]
-    return tasks
+    of_family = [(one, [kernel for kernel in kernels if kernel.operation == one.name]) for one in FAMILIES]
+    chosen = [(family, mine[0], family.name) for family, mine in of_family if mine]
+    chosen += [(family, kernel, kernel.name) for family, mine in of_family for kernel in _sample(mine[1:])]
+    return [
+        Task(
+            key=f"{name}/{tool}",
+            unit=tool,
+            estimate_s=context.cost(tool, 25.0),
+            kwargs={"tool": tool, "family": family.name, "module": family.module, "variant": kernel.name},
+        )
+        for family, kernel, name in chosen
+        for tool in TOOLS
+    ]
 
 
 def _sample(kernels: list[Kernel]) -> list[Kernel]:

@@ -1,6 +1,7 @@
 """Ours beside every implementation that can be imported: times in turn, and peak memory.
 
-One record for each problem and implementation, `<problem>/<implementation>`. It holds
+One record for each problem and implementation, `<problem>/<implementation>`, and of the backward pass
+`bwd/<problem>/<implementation>`: everything that makes dq, dk and dv of dout, as autograd runs it. It holds
 
     label         measured; counted on the emulator, where only `worst_difference` is a figure
     shape         batch, seqlen, num_heads_q, num_heads_kv, head_dim, is_causal, dtype
@@ -28,11 +29,20 @@ from device_steps import feature_kernels
 from device_steps.base import NOT_MEASURED, Context, Record, Task
 from device_steps.modules import kernels_of
 from device_steps.peers import OURS, PLAIN, names
-from device_steps.speed_shapes import DIRECTIONS, FORWARD, Shape, memory_shapes, timed_shapes, tiny_shapes
+from device_steps.speed_shapes import (
+    BACKWARD,
+    FORWARD,
+    Direction,
+    Shape,
+    backward_shapes,
+    memory_shapes,
+    timed_shapes,
+    tiny_shapes,
+)
 
 NAME = "speed"
-_LIMIT_S = {"ready": 60.0, "compiled": 180.0, "memory": 60.0, "features": 60.0}
-_GUESS_S = {"features": 4.0, "ready": 4.0, "compiled": 40.0, "memory": 3.0}
+_LIMIT_S = {"ready": 60.0, "backward": 60.0, "compiled": 180.0, "memory": 60.0, "features": 60.0}
+_GUESS_S = {"features": 4.0, "ready": 4.0, "backward": 5.0, "compiled": 40.0, "memory": 3.0}
 _BEFORE_FEATURES = 12  # of the timed shapes
 _COMPILED_SHAPES = 12  # of the timed ones, from the front
 _LIMITS = {"warm_up": 3, "least": 7, "most": 30, "budget_s": 1.0}
@@ -42,14 +52,15 @@ _NO_TIME = "the emulator says nothing about time"
 
 def plan(context: Context) -> list[Task]:
     """Times first; then peak memory; then what compiles for long before its first call, beside ours once more."""
-    assert [direction.name for direction in DIRECTIONS] == [FORWARD.name], "the worker times the forward alone"
     tiny = context.driver == "emulator"
     shapes = tiny_shapes() if tiny else timed_shapes()[:2] if context.quick else timed_shapes()
     memory = tiny_shapes()[:1] if tiny else memory_shapes()[:2] if context.quick else memory_shapes()
     compiled = shapes[:1] if tiny or context.quick else shapes[:_COMPILED_SHAPES]
+    backward = tiny_shapes()[:1] if tiny else backward_shapes()[: 1 if context.quick else None]
     half = min(len(shapes), _BEFORE_FEATURES)
     return [
         *[_task(context, "ready", f"{shape.name}/ready", shape) for shape in shapes[:half]],
+        *[_task(context, "backward", f"bwd/{shape.name}/ready", shape) for shape in backward],
         *_feature_tasks(context),
         *[_task(context, "ready", f"{shape.name}/ready", shape) for shape in shapes[half:]],
         *[_task(context, "memory", f"memory/{shape.name}", shape) for shape in memory],
@@ -119,18 +130,22 @@ def run(task: Task, context: Context) -> Iterator[Record]:
         yield from _memory(shape, context)
         return
     kind = str(task.kwargs["kind"])
-    peers = [name for name in names("ready" if kind == "ready" else "compiled") if not _done(context, shape, name)]
-    if not peers and (kind == "compiled" or _done(context, shape, OURS)):
+    way = BACKWARD if kind == "backward" else FORWARD
+    group = names("compiled" if kind == "compiled" else "ready")
+    peers = [name for name in group if not _done(context, shape, name, way)]
+    if not peers and (kind == "compiled" or _done(context, shape, OURS, way)):
         return
-    for answer in _answers(context, shape, [OURS, *peers], _LIMIT_S[kind]):
-        for record in records_of(shape, answer, context):
-            if record["implementation"] != OURS or (kind == "ready" and not _done(context, shape, OURS)):
+    for answer in _answers(context, shape, [OURS, *peers], way, _LIMIT_S[kind]):
+        for record in records_of(shape, answer, context, way):
+            if record["implementation"] != OURS or (kind != "compiled" and not _done(context, shape, OURS, way)):
                 yield record
 
 
-def _answers(context: Context, shape: Shape, implementations: list[str], limit_s: float) -> Iterator[Record]:
+def _answers(
+    context: Context, shape: Shape, implementations: list[str], way: Direction, limit_s: float
+) -> Iterator[Record]:
     """All in one process, in turn. If that dies, each peer beside ours alone, so that only the guilty one is lost."""
-    found = _measure(context, shape, implementations, limit_s)
+    found = _measure(context, shape, implementations, way, limit_s)
     if found.get("fault") == "out of time":
         return
     if "fault" not in found:
@@ -140,23 +155,24 @@ def _answers(context: Context, shape: Shape, implementations: list[str], limit_s
         yield _failed(implementations, found)
         return
     context.note(f"{NAME}: {shape.name}: {found['fault']}; each implementation once more, in a process of its own")
-    alone = _measure(context, shape, [OURS], limit_s)
+    alone = _measure(context, shape, [OURS], way, limit_s)
     ours_is_sound = "fault" not in alone
     yield alone if ours_is_sound else _failed([OURS], alone)
     for name in implementations[1:]:
         pair = [OURS, name] if ours_is_sound else [name]
-        found = _measure(context, shape, pair, limit_s)
+        found = _measure(context, shape, pair, way, limit_s)
         if found.get("fault") == "out of time":
             return
         yield _failed([name], found) if "fault" in found else found
 
 
-def _measure(context: Context, shape: Shape, implementations: list[str], limit_s: float) -> Record:
+def _measure(context: Context, shape: Shape, implementations: list[str], way: Direction, limit_s: float) -> Record:
     asked = {
         "module_dir": str(context.module_dir),
         "device": context.device,
         "shape": shape.to_dict(),
         "names": implementations,
+        "direction": way.name,
         "seed": context.seed,
         "limits": _QUICK_LIMITS if context.quick else _LIMITS,
     }
@@ -168,7 +184,7 @@ def _failed(implementations: list[str], answer: Record) -> Record:
     return {"results": {name: {"fault": words} for name in implementations}}
 
 
-def records_of(shape: Shape, answer: Record, context: Context) -> list[Record]:
+def records_of(shape: Shape, answer: Record, context: Context, way: Direction = FORWARD) -> list[Record]:
     """Return a record for each implementation in a worker's answer."""
     results: dict[str, Record] = answer["results"]
     times = {name: one["time_us"] for name, one in results.items() if one.get("time_us")}
@@ -178,10 +194,10 @@ def records_of(shape: Shape, answer: Record, context: Context) -> list[Record]:
     records = []
     for name, result in results.items():
         record: Record = {
-            "key": f"{shape.name}/{name}",
+            "key": _key(shape, name, way),
             "label": context.label,
             "implementation": name,
-            "direction": FORWARD.name,
+            "direction": way.name,
             "shape": shape.to_dict(),
             **{field: value for field, value in result.items() if field not in ("refused", "wrong")},
             "state_before": answer.get("state_before"),
@@ -241,8 +257,12 @@ def _memory(shape: Shape, context: Context) -> Iterator[Record]:
         yield record
 
 
-def _done(context: Context, shape: Shape, name: str) -> bool:
-    return context.done(f"{shape.name}/{name}")
+def _key(shape: Shape, name: str, way: Direction) -> str:
+    return f"{'' if way is FORWARD else f'{way.name}/'}{shape.name}/{name}"
+
+
+def _done(context: Context, shape: Shape, name: str, way: Direction) -> bool:
+    return context.done(_key(shape, name, way))
 
 
 def table(records: list[Record]) -> list[str]:

@@ -28,8 +28,8 @@ class Direction:
 
 
 FORWARD = Direction(name="fwd", flops_factor=1.0)
-BACKWARD: tuple[Direction, ...] = ()  # bwd (2.5) and fwd+bwd (3.5) once there is a backward
-DIRECTIONS = (FORWARD, *BACKWARD)
+BACKWARD = Direction(name="bwd", flops_factor=2.5)  # five products for two, as FlashAttention counts
+DIRECTIONS = {one.name: one for one in (FORWARD, BACKWARD)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +94,16 @@ def _timed_shapes() -> Iterator[Shape]:
         for head_dim in (256, 128, 64):
             yield from (protocol_shape(head_dim, seqlen, is_causal=causal) for causal in masks)
     yield from (llama_shape(seqlen, is_causal=causal) for seqlen in LLAMA_SEQLENS for causal in masks)
+
+
+def backward_shapes() -> list[Shape]:
+    """Return the problems whose backward pass is timed, most telling first."""
+    return [
+        protocol_shape(head_dim, seqlen, is_causal=is_causal)
+        for seqlen in (4096, 16384, 1024)
+        for head_dim in (128, 64)
+        for is_causal in (True, False)
+    ]
 
 
 def memory_shapes() -> list[Shape]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from device_steps.modules import load_module, part_of
-from device_steps.peers import OURS, REFERENCE, Attention, Peer, Refused, Tensors, peer, sdpa
-from device_steps.speed_shapes import FORWARD, Shape
+from device_steps.peers import OURS, REFERENCE, Attention, Peer, Prepare, Refused, Tensors, peer, sdpa
+from device_steps.speed_shapes import DIRECTIONS, FORWARD, Direction, Shape
 from device_steps.timing import Limits, Timing, capture_graph, cuda_timer, describe, interleaved
 from kernelwright.tuner.gpu_state import current_pci_bus_id, read_state
 
@@ -17,9 +19,12 @@ Json = dict[str, Any]  # Any: JSON
 # unit: 2^-9 of bf16, 2^-12 of fp16) and so are the probabilities; 4 times the sum of these.
 _ALLOWED = {"bf16": 2**-6, "fp16": 2**-9}
 _ALLOWED_ABSOLUTE = 1e-4
+_ALLOWED_GRADIENT = 4  # times that of the tensor's largest value: a sum of many roundings, some of which cancel
 
 
-def measure(*, module_dir: str, device: str, shape: Json, names: list[str], seed: int, limits: Json) -> Json:
+def measure(
+    *, module_dir: str, device: str, shape: Json, names: list[str], direction: str, seed: int, limits: Json
+) -> Json:
     """Check implementations against SDPA, and time those that agree, in turn.
 
     Args:
@@ -27,6 +32,7 @@ def measure(*, module_dir: str, device: str, shape: Json, names: list[str], seed
         device: `cuda`, or `cpu` for the emulator, on which nothing is timed.
         shape: a `Shape` as plain data.
         names: of peers, and `ours`.
+        direction: of DIRECTIONS: the forward pass, or what autograd does for dq, dk and dv.
         seed: of q, k and v, which are of standard normal values: power, so clocks, depend on the data.
         limits: a `Limits` as plain data.
 
@@ -36,17 +42,16 @@ def measure(*, module_dir: str, device: str, shape: Json, names: list[str], seed
     Raises:
         RuntimeError: if somebody's kernel spoilt the CUDA context, whose every call fails from then on.
     """
-    problem = Shape(**shape)
+    problem, way = Shape(**shape), DIRECTIONS[direction]
     qkv = inputs(problem, device, seed)
-    reference, reference_reason = _reference(qkv, is_causal=problem.is_causal)
+    reference, reference_reason = _reference(qkv, problem, way)
     results: dict[str, Json] = {}
     calls: dict[str, Attention] = {}
     for name in names:
         results[name] = {}
         try:
-            with torch.no_grad():
-                calls[name] = _prepare(name, module_dir, qkv, is_causal=problem.is_causal)
-                out = calls[name]()
+            calls[name] = _prepare(name, module_dir, qkv, problem, way)
+            out = calls[name]()
             if device == "cuda":
                 torch.cuda.synchronize()
         except (Exception, SystemExit) as error:
@@ -55,33 +60,46 @@ def measure(*, module_dir: str, device: str, shape: Json, names: list[str], seed
             results[name] = {"refused": str(error) if isinstance(error, Refused) else describe(error)}
             _free(device)
             continue
-        results[name] |= compare(out, reference, problem.dtype) if reference is not None else {}
+        same = compare if way is FORWARD else compare_gradients
+        results[name] |= same(out, reference, problem.dtype) if reference is not None else {}
         if reference is None:
             results[name]["check_note"] = f"not compared, since SDPA refuses: {reference_reason}"
         if results[name].get("wrong"):
             del calls[name]
     if OURS in calls:
-        results[OURS]["variant"] = load_module(module_dir).explain(*qkv, causal=problem.is_causal).variant
+        results[OURS]["variant"] = _variant(load_module(module_dir), qkv, problem, way)
     del reference
     _free(device)
     answer: Json = {"results": results, "state_before": _state(device), "state_after": None}
     if device == "cuda":
-        with torch.no_grad():
-            timings = interleaved(calls, cuda_timer(), Limits(**limits), capture_graph)
+        # Autograd launches on the stream of the forward pass, which a capture does not allow.
+        capture = capture_graph if way is FORWARD else None
+        timings = interleaved(calls, cuda_timer(), Limits(**limits), capture)
         require_sound(device)
         answer["state_after"] = _state(device)
     else:
         timings = {name: Timing() for name in calls}
     for name, timing in timings.items():
-        results[name] |= {"refused": timing.reason} if timing.reason else figures(timing, problem)
+        results[name] |= {"refused": timing.reason} if timing.reason else figures(timing, problem, way)
     return answer
 
 
-def figures(timing: Timing, problem: Shape) -> Json:
+def _variant(module: Any, qkv: Tensors, problem: Shape, way: Direction) -> str:  # Any: imported at run time
+    """Return which of our kernels answers; of a backward pass the one that takes longest."""
+    if way is FORWARD:
+        return str(module.explain(*qkv, causal=problem.is_causal).variant)
+    options = part_of(module, "options").Options(causal=problem.is_causal)
+    request = part_of(module, "inputs").check(*(one.detach() for one in qkv), options)
+    routes, engine = part_of(module, "routes"), module._module.engine
+    call = replace(request.call, operation=routes.BACKWARD)
+    return str(routes.select(engine.route(request.key, routes.BACKWARD).choices, call).kernel.name)
+
+
+def figures(timing: Timing, problem: Shape, way: Direction = FORWARD) -> Json:
     """Return times and `tflops`; nulls where nothing was timed."""
     found = timing.to_record()
     time_us = found["time_us"]
-    return {**found, "tflops": None if time_us is None else round(problem.flops(FORWARD) / time_us / 1e6, 2)}
+    return {**found, "tflops": None if time_us is None else round(problem.flops(way) / time_us / 1e6, 2)}
 
 
 def inputs(problem: Shape, device: str, seed: int) -> Tensors:
@@ -109,6 +127,21 @@ def compare(out: torch.Tensor, reference: torch.Tensor, dtype: str) -> Json:
     return {"worst_difference": round(worst, 4)}
 
 
+def compare_gradients(found: Any, wanted: Any, dtype: str) -> Json:
+    """Compare dq, dk and dv with those of SDPA, each as a whole; see `compare`."""
+    worst = 0.0
+    for name, one, other in zip(("dq", "dk", "dv"), found, wanted, strict=True):
+        if one.shape != other.shape:
+            return {"wrong": f"{name} is {list(one.shape)}, SDPA's {list(other.shape)}"}
+        largest = float(other.float().abs().max())
+        distance = float((one.float() - other.float()).abs().max())
+        part = distance / (_ALLOWED_GRADIENT * _ALLOWED[dtype] * largest + _ALLOWED_ABSOLUTE)
+        if not part <= 1:
+            return {"wrong": f"{name} differs from SDPA's by up to {part:.3g} times what is allowed"}
+        worst = max(worst, part)
+    return {"worst_difference": round(worst, 4)}
+
+
 def peak_memory(*, module_dir: str, device: str, shape: Json, name: str, seed: int) -> Json:
     """Return `peak_bytes`, what one call allocates at most beside q, k and v, its result included.
 
@@ -120,7 +153,7 @@ def peak_memory(*, module_dir: str, device: str, shape: Json, name: str, seed: i
     qkv = inputs(problem, device, seed)
     try:
         with torch.no_grad():
-            call = _prepare(name, module_dir, qkv, is_causal=problem.is_causal)
+            call = _prepare(name, module_dir, qkv, problem, FORWARD)
             if name == OURS:  # prepared with a result of its own, which here is part of what a call needs
                 module = load_module(module_dir)
                 call = lambda: module.flash_attn_func(*qkv, causal=problem.is_causal)  # noqa: E731
@@ -135,9 +168,48 @@ def peak_memory(*, module_dir: str, device: str, shape: Json, name: str, seed: i
     return {"peak_bytes": torch.cuda.max_memory_allocated() - before}
 
 
-def _prepare(name: str, module_dir: str, qkv: Tensors, *, is_causal: bool) -> Attention:
-    chosen = _ours(module_dir) if name == OURS else peer(name)
-    return chosen.prepare(qkv, is_causal)
+def _prepare(name: str, module_dir: str, qkv: Tensors, problem: Shape, way: Direction) -> Callable[[], Any]:
+    chosen = peer(name) if name != OURS else _ours(module_dir) if way is FORWARD else _ours_trained(module_dir)
+    return _called(chosen.prepare, qkv, problem, way)
+
+
+def _called(prepare: Prepare, qkv: Tensors, problem: Shape, way: Direction) -> Callable[[], Any]:
+    """Return a call of the forward pass, or one that makes dq, dk and dv of a forward pass that was kept."""
+    if way is FORWARD:
+        with torch.no_grad():
+            attend = prepare(qkv, problem.is_causal)
+
+        def forward() -> torch.Tensor:
+            with torch.no_grad():
+                return attend()
+
+        return forward
+    leaves = [one.detach().requires_grad_() for one in qkv]
+    with torch.enable_grad():
+        out = prepare((leaves[0], leaves[1], leaves[2]), problem.is_causal)()
+    if not out.requires_grad:
+        raise Refused("its result has no gradient")
+    generator = torch.Generator(device=out.device).manual_seed(0)
+    dout = torch.randn(out.shape, generator=generator, dtype=out.dtype, device=out.device)
+    return lambda: torch.autograd.grad(out, leaves, dout, retain_graph=True)
+
+
+def _ours_trained(module_dir: str) -> Peer:
+    """Ours where gradients are wanted: a result of its own each time."""
+    module = load_module(module_dir)
+    no_kernel = part_of(module, "errors").NoKernelError
+
+    def prepare(qkv: Tensors, is_causal: bool) -> Attention:
+        def call() -> torch.Tensor:
+            try:
+                result: torch.Tensor = module.flash_attn_func(*qkv, causal=is_causal)
+            except no_kernel as error:
+                raise Refused(str(error).splitlines()[0]) from error
+            return result
+
+        return call
+
+    return Peer(name=OURS, prepare=prepare)
 
 
 def _ours(module_dir: str) -> Peer:
@@ -157,10 +229,10 @@ def _ours(module_dir: str) -> Peer:
     return Peer(name=OURS, prepare=prepare)
 
 
-def _reference(qkv: Tensors, *, is_causal: bool) -> tuple[torch.Tensor | None, str]:
+def _reference(qkv: Tensors, problem: Shape, way: Direction) -> tuple[Any, str]:  # Any: a tensor, or three
     try:
-        with torch.no_grad():
-            return sdpa(None)(qkv, is_causal)().clone(), ""
+        found = _called(sdpa(None), qkv, problem, way)()
+        return (found.clone() if way is FORWARD else found), ""
     except Exception as error:
         return None, f"{REFERENCE}: {describe(error)}"
 

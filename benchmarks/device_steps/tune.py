@@ -14,6 +14,7 @@ from device_steps.base import Context, Record, Task
 NAME = "tune"
 _LEAST_S = {"cuda": 60.0, "emulator": 60.0, "cuda-quick": 30.0, "emulator-quick": 10.0}
 _TRIALS, _QUICK_TRIALS = 150, 2
+_QUICK_OPERATIONS = ("flash_fwd", "flash_bwd")
 _SHOWN = 10
 _STOP_S = 10.0  # before the run's own end: a batch that is on its way is finished first
 _KEPT = ("space", "arch", "device", "problem", "legal", "label", "trials", "search", "failures", "winner", "standing")
@@ -21,9 +22,13 @@ _KEPT = ("space", "arch", "device", "problem", "legal", "label", "trials", "sear
 
 def plan(context: Context) -> list[Task]:
     """One task a space; each may use an equal part of what is left."""
-    from kernelwright.tuner.space import space_names
+    from kernelwright.tuner.space import TUNED, load_space, space_names
 
-    names = space_names()[:1] if context.quick else space_names()
+    spaces = sorted(map(load_space, space_names()), key=lambda one: TUNED.index(one.operation))  # forward first
+    if context.quick:
+        of = {operation: [one for one in spaces if one.operation == operation] for operation in _QUICK_OPERATIONS}
+        spaces = [min(found, key=lambda one: one.problem.head_dim) for found in of.values()]
+    names = [one.name for one in spaces]
     least_s = _LEAST_S[f"{context.driver}{'-quick' if context.quick else ''}"]
     # A run that is not quick spends whatever time it is given: what others took says nothing.
     estimate_s = context.cost("space", least_s) if context.quick else least_s

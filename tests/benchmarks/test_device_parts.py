@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from device_steps import correctness, environment, fidelity, forward, probe, sanitizer
+from device_steps import correctness, environment, fidelity, one_kernel, probe, sanitizer
 from device_steps.correctness import describe
 from device_steps.fidelity import differences
 from device_steps.modules import Kernel, kernels_of
@@ -200,9 +200,10 @@ def test_what_nvidia_smi_says_is_kept(tmp_path, monkeypatch, does, expected):
 @pytest.mark.nvcc
 def test_large_shapes_are_checked_too(tiny_module, monkeypatch):
     shapes = ({"seqlen_q": 70, "seqlen_k": 200, "group": 2, "kind": "needle"}, {"seqlen_q": 3, "seqlen_k": 65})
-    monkeypatch.setattr(forward, "LARGE", shapes)
+    monkeypatch.setattr(one_kernel, "LARGE", shapes)
     (first, *_) = kernels_of(tiny_module)
-    found = forward.check(module_dir=str(tiny_module), device="cpu", variant=first.name, seed=0, problems=0, large=True)
+    asked = {"module_dir": str(tiny_module), "device": "cpu", "variant": first.name, "seed": 0}
+    found = one_kernel.check(**asked, problems=0, large=True)
     assert (found["problems"], found["failed"]) == (2, 0) and found["worst_margin"] <= 1
 
 
@@ -213,8 +214,8 @@ def test_kernels_of_another_architecture_run_on_a_gpu_of_theirs(tmp_path, monkey
     assert main(["build", "--arch", "sm89", *options]) == 0
     (first, *_) = kernels_of(tmp_path / "flash_ada")
     asked = {"module_dir": str(tmp_path / "flash_ada"), "device": "cpu", "variant": first.name, "seed": 0}
-    assert set(forward.launch(**asked)) == {"out", "lse"}
-    assert forward.check(**asked, problems=1, large=False)["failed"] == 0
+    assert set(one_kernel.launch(**asked)) == {"out", "lse"}
+    assert one_kernel.check(**asked, problems=1, large=False)["failed"] == 0
 
 
 def test_on_a_gpu_large_shapes_come_last_and_the_gpu_answers_the_emulator(tmp_path, monkeypatch):

@@ -64,6 +64,19 @@ def test_records_say_whose_they_are_and_where_figures_come_from(whole):
             assert one.get("label", "counted") in ("counted", "static", "modelled")
 
 
+def test_kernels_of_the_backward_pass_are_checked_timed_tuned_and_compared(whole):
+    out, _, _ = whole
+    checked = [one for one in records(out, "correctness") if one.get("kind") == "problems"]
+    operations = {str(one["variant"]).partition("_sm80")[0] for one in checked}
+    assert operations == {"flash_fwd", "flash_bwd", "flash_bwd_dq", "flash_bwd_delta", "flash_bwd_convert"}
+    assert all(one["problems"] > 0 and one["failed"] == 0 for one in checked)
+    ours = [one for one in records(out, "speed") if one.get("direction") == "bwd" and one["implementation"] == "ours"]
+    assert len(ours) == 1 and ours[0]["worst_difference"] < 1 and ours[0]["variant"].startswith("flash_bwd_sm80")
+    compared = [one["variant"] for one in records(out, "fidelity") if "outputs" in one]
+    assert [name.partition("_sm80")[0] for name in compared] == ["flash_fwd", "flash_bwd"]
+    assert any(str(one.get("winner", "")).startswith("flash_bwd_sm80") for one in records(out, "tune"))
+
+
 def test_a_resumed_run_does_nothing_twice_and_reports_the_same(whole):
     out, printed, _ = whole
     before = {path.name: path.read_text() for path in out.glob("*.jsonl")}

@@ -12,7 +12,7 @@ from device_steps.modules import Kernel, kernels_of
 from steps_context import make_context, run_step
 
 from kernelwright.gen.devices import reference_device
-from kernelwright.gen.spec import FEATURES, ForwardProblem
+from kernelwright.gen.spec import FEATURES, OPERATION, OPERATIONS, ForwardProblem
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,9 @@ def test_every_feature_and_choice_of_the_schedule_has_a_legal_kernel(sm):
     flags = {name for one in found for name, flag in FEATURES.items() if getattr(one.problem, flag)}
     assert flags == set(FEATURES)
     assert {one.problem.head_dim for one in found} >= {128, 256, 512}
-    assert any(one.schedule.pack_gqa for one in found) and any(one.schedule.persistent_blocks for one in found)
+    assert {one.operation for one in found} == set(OPERATIONS)
+    forward = [one.schedule for one in found if one.operation == OPERATION]
+    assert any(one.pack_gqa for one in forward) and any(one.persistent_blocks for one in forward)
     assert any(one.problem.head_dim_v != one.problem.head_dim for one in found)
     assert max(one.smem_bytes for one in found) <= reference_device(sm).max_smem_bytes
 

@@ -11,7 +11,16 @@ torch = pytest.importorskip("torch")
 
 from device_steps import speed  # noqa: E402
 from device_steps.peers import OURS, names  # noqa: E402
-from device_steps.speed_shapes import FORWARD, SEQLENS, memory_shapes, protocol_shape, timed_shapes  # noqa: E402
+from device_steps.speed_shapes import (  # noqa: E402
+    BACKWARD,
+    FORWARD,
+    SEQLENS,
+    backward_shapes,
+    memory_shapes,
+    protocol_shape,
+    timed_shapes,
+)
+from device_steps.speed_worker import compare_gradients  # noqa: E402
 from device_steps.timing import Timing  # noqa: E402
 from steps_context import make_context, run_step  # noqa: E402
 
@@ -34,6 +43,7 @@ def test_the_protocol_keeps_tokens_and_hidden_size():
 def test_flops_are_those_of_the_protocol():
     full, causal = (protocol_shape(128, 16384, is_causal=flag) for flag in (False, True))
     assert full.flops(FORWARD) == 4 * 16384**2 * 2048 == 2 * causal.flops(FORWARD)
+    assert full.flops(BACKWARD) == 10 * 16384**2 * 2048
 
 
 def test_a_run_that_is_cut_short_has_all_kinds_of_problem(tmp_path):
@@ -42,7 +52,30 @@ def test_a_run_that_is_cut_short_has_all_kinds_of_problem(tmp_path):
     early = [task.kwargs["shape"] for task in tasks[:12]]
     assert {one["head_dim"] for one in early} == {64, 128} and {one["is_causal"] for one in early} == {True, False}
     kinds = [task.unit for task in tasks]
-    assert kinds == sorted(kinds, key=["ready", "memory", "compiled"].index)
+    assert kinds[:12] == ["ready"] * 12 and kinds[12:24] == ["backward"] * 12
+    rest = kinds[24:]
+    assert rest == sorted(rest, key=["ready", "memory", "compiled"].index)
+
+
+def test_the_backward_pass_is_timed_beside_the_forward_one(tmp_path):
+    context = make_context(tmp_path, "speed", driver="cuda", answer=scripted)
+    tasks = [one for one in speed.plan(context) if one.unit == "backward"]
+    records = run_step(speed, context, tasks)
+    assert all(one["direction"] == "bwd" and str(one["key"]).startswith("bwd/") for one in records)
+    assert {one["implementation"] for one in records} == {OURS, *names("ready")}
+    assert {call[1]["direction"] for call in context.isolation.calls} == {"bwd"}
+    assert len(backward_shapes()) == len({one.name for one in backward_shapes()}) == 12
+
+
+def test_gradients_that_differ_are_not_timed():
+    wanted = [torch.randn(1, 8, 2, 16, generator=torch.Generator().manual_seed(one)) for one in range(3)]
+    assert compare_gradients(wanted, wanted, "bf16") == {"worst_difference": 0.0}
+    for index, name in enumerate(("dq", "dk", "dv")):
+        found = [one.clone() for one in wanted]
+        found[index][0, 3] = -found[index][0, 3]
+        assert compare_gradients(found, wanted, "bf16")["wrong"].startswith(f"{name} differs")
+        found[index][0, 3] = torch.nan
+        assert "wrong" in compare_gradients(found, wanted, "bf16")
 
 
 def timing(time_us: float) -> dict[str, object]:
@@ -141,7 +174,9 @@ def test_the_whole_step_runs_on_the_emulator_and_gives_no_times(tmp_path, tiny_m
         assert one.get("label") != "measured"
         assert one.get("note") or one.get("fault"), one
         json.dumps(one, allow_nan=False)
-    ours = [one for one in records if one["implementation"] == OURS and "direction" in one]
+    ours = [one for one in records if one["implementation"] == OURS and one.get("direction") == "fwd"]
+    (gradients,) = (one for one in records if one["implementation"] == OURS and one.get("direction") == "bwd")
+    assert gradients["note"].startswith("refused: flash_steps has no kernel")  # the module has forward kernels alone
     assert [one.get("fault") for one in ours] == [None, None]
     assert all(one["variant"].startswith("flash_fwd_sm80_bf16_hd") and one["worst_difference"] <= 1 for one in ours)
     assert all("not measured" in line for line in speed.table(records) if " ours " in line)

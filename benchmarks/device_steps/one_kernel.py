@@ -1,4 +1,4 @@
-"""What is done with one kernel of the forward family, in a process of its own."""
+"""What is done with one kernel of any family, in a process of its own."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ LARGE: tuple[dict[str, Any], ...] = (
     {"seqlen_q": 130, "seqlen_k": 4096, "batch": 2, "num_heads_kv": 8, "group": 8},
 )
 """Shapes that only a GPU is quick enough for; each reference stays around a second on a few cores."""
+_MOST_SCORES = 2**24  # of a large shape for gradients, whose reference holds all scores several times
+_FORWARD = "flash_fwd"
 
 
 def check(
@@ -39,19 +41,11 @@ def check(
         results = one.results
     else:
         record = _record(module, variant)
-        block_n = int(record.schedule["block_n"])
-        asked = part_of(module, "problems").problems_of(record.problem, record.schedule, LARGE, seed)
+        sizes = [one for one in LARGE if record.operation == _FORWARD or _scores(one) <= _MOST_SCORES]
+        asked = part_of(module, "problems").problems_of(checker.whole_problem(record), record.schedule, sizes, seed)
+        key = part_of(module, "support").device_key(device)
         with module.force_variant(variant):
-            results = [
-                checker.check_problem(
-                    module._module,
-                    problem,
-                    block_n=block_n,
-                    seed=seed + 1000 + index,
-                    device=torch.device(device),
-                )
-                for index, problem in enumerate(asked)
-            ]
+            results = checker.check_problems(module._module, record, asked, seed + 1000, key)
     verdicts = [one.verdict for one in results if one.verdict is not None]
     faults = [f"{one.problem}: {one.fault}" for one in results if one.fault]
     if faults and _is_spoilt(device):
@@ -98,6 +92,11 @@ def launch(*, module_dir: str, device: str, variant: str, seed: int, emulate: st
     return answer
 
 
+def _scores(sizes: dict[str, Any]) -> int:
+    heads = sizes.get("num_heads_kv", 1) * sizes.get("group", 1) * sizes.get("batch", 1)
+    return int(sizes["seqlen_q"] * sizes["seqlen_k"] * heads)
+
+
 def _is_spoilt(device: str) -> bool:
     """Whether a kernel's fault has spoilt the CUDA context."""
     try:
@@ -114,8 +113,15 @@ def _record(module: Any, variant: str) -> Any:  # Any: of a module imported at r
 
 def _run(module: Any, variant: str, problem: Any, seed: int, device: str) -> dict[str, Any]:  # Any: as above
     """Return the outputs of one launch; they were NaN before, in buffers of NaN."""
+    record = _record(module, variant)
+    block_n = int(record.schedule.get("block_n", 64))
+    if record.operation != _FORWARD:
+        key = part_of(module, "support").device_key(device)
+        run = part_of(module, "backward_check").run_backward
+        with module.force_variant(variant):
+            outputs: dict[str, Any] = run(module._module.engine, key, record, problem, block_n=block_n, seed=seed)
+        return outputs
     problems = part_of(module, "problems")
-    block_n = int(_record(module, variant).schedule["block_n"])
     place = torch.device(device)
     made = problems.make_inputs(problem, block_n, seed, place, module._module.engine.binding.visibility)
     attend = module._module.attention.attend
@@ -145,8 +151,11 @@ def _problem(module: Any, variant: str, *, rows: int, keys: int) -> Any:  # Any:
     schedule = record.schedule
     sizes = {
         "seqlen_q": rows * int(schedule["block_m"]) + 3,
-        "seqlen_k": keys * int(schedule["block_n"]) + 5,
+        "seqlen_k": keys * int(schedule.get("block_n", 64)) + 5,
         "group": 2,
     }
-    (one,) = part_of(module, "problems").problems_of(record.problem, schedule, [sizes], 0)
+    if record.operation == "flash_bwd":  # it is queries that turn over in its ring, and with a mask keys see them
+        sizes["seqlen_q"] += (keys - 1) * int(schedule["block_m"])
+    whole = part_of(module, "check").whole_problem(record)
+    (one,) = part_of(module, "problems").problems_of(whole, schedule, [sizes], 0)
     return one
