@@ -25,7 +25,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -253,6 +253,30 @@ def counted_memory(config: Config) -> dict[str, object]:
     }
 
 
+def measured_memory(config: Config, module: ModuleType, device: str) -> dict[str, object]:
+    """Bytes of one layer's attention on a GPU, without projections: kept by the forward pass, and at most at once."""
+    one = config.model
+    dtype, sizes = DTYPES[config.training.dtype], (config.training.batch, one.context, one.heads, one.head_dim)
+    q, k, v = (torch.randn(sizes, dtype=dtype, device=device, requires_grad=True) for _ in range(3))
+    heads_first = [x.transpose(1, 2) for x in (q, k, v)]
+    ways: dict[str, Callable[[], torch.Tensor]] = {
+        "kernels": lambda: module.flash_attn_func(q, k, v, causal=True),
+        "torch": lambda: torch.nn.functional.scaled_dot_product_attention(*heads_first, is_causal=True),
+    }
+    found: dict[str, object] = {"label": "measured"}
+    for name, attend in ways.items():
+        for _ in range(2):  # the first time loads kernels and workspaces
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            out = attend()
+            kept = torch.cuda.memory_allocated() - before
+            torch.autograd.grad(out, (q, k, v), torch.ones_like(out))
+            found[name] = {"kept_bytes": kept, "peak_bytes": torch.cuda.max_memory_allocated() - before}
+            del out
+    return found
+
+
 def summary(config: Config, results: list[Result], device: str) -> dict[str, object]:
     """What was found, as plain data."""
     curves = {one.name: one.losses for one in results}
@@ -295,6 +319,12 @@ def report(found: dict[str, Any], config: Config, plot: Path) -> str:
         "",
         f"attention holds {ours:,.2f} MiB from forward to backward, {full:,.2f} with its scores written out (counted)",
     ]
+    if layer := found.get("attention_memory_of_a_layer"):
+        parts = []
+        for name in ("kernels", "torch"):
+            kept, most = (layer[name][which] / 2**20 for which in ("kept_bytes", "peak_bytes"))
+            parts.append(f"{kept:,.2f} MiB kept and {most:,.2f} at most by {name}")
+        lines.append(f"attention of one layer, beside its inputs: {', '.join(parts)} (measured)")
     if "noise" in found:
         verdict = "within" if found["passed"] else "NOT within"
         lines.append(
@@ -384,6 +414,8 @@ def main() -> int:
     found = summary(config, results, args.device)
     plot = plot_losses({one.name: one.losses for one in results}, "A small GPT, byte by byte", args.out)
     found["plot"] = plot.name
+    if args.device == "cuda" and config.attention.use_flash_attention:
+        found["attention_memory_of_a_layer"] = measured_memory(config, module, args.device)
     written = args.out / "result.tmp"
     written.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     written.replace(args.out / "result.json")

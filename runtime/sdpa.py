@@ -133,7 +133,8 @@ class ScaledDotProductAttention:
         except UnsupportedInputError as error:
             reason = _TorchAnswers(str(error)).reason
         # Outside the handlers: an error of torch's is the caller's own, not one during another.
-        options = {"dropout_p": dropout_p, "is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
+        options = {"dropout_p": dropout_p, "is_causal": is_causal, "scale": scale}
+        options |= {"enable_gqa": enable_gqa} if enable_gqa else {}  # which torch 2.4 does not know
         return torch_sdpa(query, key, value, attn_mask=attn_mask, **options), reason
 
     @cached_property

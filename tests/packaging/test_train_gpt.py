@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -219,6 +219,30 @@ def test_a_missing_kernel_ends_with_its_message(train, tmp_path, capsys):
     (tmp_path / "missing.py").write_text(text)
     assert train(module="missing") == (1, None)
     assert "NoKernelError: no kernel." in capsys.readouterr().err
+
+
+def test_memory_of_attention_is_that_of_the_second_call(config_module, monkeypatch, tmp_path):
+    """A GPU's counters are played: each call allocates its result, the first one 1,000 bytes more."""
+    module = importlib.import_module("train_gpt")
+    held = {"now": 0, "peak": 0, "calls": 0}
+
+    def flash_attn_func(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool) -> torch.Tensor:
+        held["calls"] += 1
+        held["now"] += 50 + 1000 * (held["calls"] == 1)
+        held["peak"] = held["now"] + 7
+        return q * 1.0 + k * 0.0 + v * 0.0
+
+    for name, answer in (
+        ("synchronize", lambda: None),
+        ("reset_peak_memory_stats", lambda: held.update(peak=held["now"])),
+        ("memory_allocated", lambda: held["now"]),
+        ("max_memory_allocated", lambda: held["peak"]),
+    ):
+        monkeypatch.setattr(torch.cuda, name, answer)
+    config = config_module.read_config(EXAMPLES / "train_gpt.yaml", on_gpu=False)
+    found = module.measured_memory(config, SimpleNamespace(flash_attn_func=flash_attn_func), "cpu")
+    assert found["kernels"] == {"kept_bytes": 50, "peak_bytes": 57} and held["calls"] == 2
+    assert found["torch"] == {"kept_bytes": 0, "peak_bytes": 0} and found["label"] == "measured"
 
 
 def test_torch_alone_has_nothing_to_compare(train):
