@@ -15,7 +15,7 @@ PRODUCTS = {"flash_fwd": (1, 1), "flash_bwd": (3, 2), "flash_bwd_dq": (2, 1)}
 
 SECTOR_BYTES = 32
 _ROWS_OF_A_FRAGMENT = 8  # that a warp's atomics touch, a sector of each
-_DQ_TILES = 40  # of 4 registers each, that dQ may take beside dK and dV (templates/flash_bwd_mma.cu.jinja)
+_DQ_TILES = 40  # of 4 registers each, that dQ may take beside dK, dV and V (templates/flash_bwd_mma.cu.jinja)
 
 # What features add to each score (templates/lib/attention.cuh.jinja): FMAs, operations at half rate, loads.
 _SOFTCAP_MUFU = 2  # exp2 and a reciprocal
@@ -112,8 +112,10 @@ def _backward(variant: Variant, schedule: BackwardSchedule) -> StepWork:
     columns, parts, q_parts = (
         schedule.num_warps // along for along in (schedule.warps_scores, schedule.warps_kv, schedule.warps_q)
     )
+    of_keys = problem.head_dim if schedule.v_in_regs else width
     read_elements = (
-        (columns * block_m + schedule.warps_scores * block_n) * width  # Q K^T and dO V^T
+        columns * block_m * width
+        + schedule.warps_scores * block_n * of_keys  # Q K^T and dO V^T
         + 2 * parts * scores  # P and dS, by keys
         + schedule.warps_kv * block_m * width  # dO and Q
         + q_parts * dq_passes(variant, schedule) * scores  # dS, by queries
@@ -145,6 +147,9 @@ def dq_passes(variant: Variant, schedule: BackwardSchedule) -> int:
     kv_parts = schedule.num_warps // schedule.warps_kv
     held = schedule.block_n // schedule.warps_kv // 16
     held *= tiles(problem.head_dim, kv_parts) + tiles(problem.head_dim_v, kv_parts)
+    if schedule.v_in_regs:
+        score_columns = schedule.num_warps // schedule.warps_scores
+        held += schedule.block_n // score_columns // 8 * problem.head_dim_v // 32
     q_tiles = schedule.block_m // schedule.warps_q // 16
     most = max(2, (_DQ_TILES - held) // q_tiles // 2 * 2)
     return -(-tiles(problem.head_dim, schedule.num_warps // schedule.warps_q) // most)

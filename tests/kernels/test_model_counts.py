@@ -22,7 +22,7 @@ from kernelwright.runtime.inputs import check
 from kernelwright.runtime.options import Options, Sequences
 from kernelwright.tuner.shapes import Shape
 from kernelwright.tuner.step_work import step_work
-from kernelwright.tuner.walks import call_counts
+from kernelwright.tuner.walks import call_counts, thread_blocks
 
 pytestmark = pytest.mark.nvcc
 
@@ -30,6 +30,7 @@ SCHEDULE = ForwardSchedule(block_m=32, block_n=32, num_warps=2, num_stages=2, q_
 ONE_STAGE = replace(SCHEDULE, block_n=48, num_stages=1, q_in_regs=True)
 KEYS = BackwardSchedule(block_m=32, block_n=64, num_warps=4, num_stages=2, warps_scores=2, warps_kv=2, warps_q=2)
 KEYS_ONE_STAGE = replace(KEYS, block_n=32, num_stages=1, warps_q=1)
+KEPT = replace(KEYS, v_in_regs=True)
 QUERIES = QueryGradientSchedule(block_m=32, block_n=32, num_warps=2, num_stages=2)
 SHAPE = Shape(batch=2, num_heads_q=4, num_heads_kv=2, seqlen_q=75, seqlen_k=133)
 WINDOW = replace(SHAPE, window_left=40, window_right=7)
@@ -68,7 +69,7 @@ CASES = {
     "dropout": (variant(has_dropout=True), SHAPE),
 }
 GRADIENTS = {
-    f"{one.operation} with {schedule.num_stages} stages, {name}": (one, shape)
+    f"{one.operation} with {schedule.num_stages} stages{', V kept' * (schedule is KEPT)}, {name}": (one, shape)
     for name, problem, shape in [
         ("all", {}, SHAPE),
         ("causal", {"is_causal": True}, SHAPE),
@@ -83,7 +84,7 @@ GRADIENTS = {
         ),
         ("a bias", {"has_bias": True, "is_causal": True}, SHAPE),
     ]
-    for schedule in (KEYS, KEYS_ONE_STAGE, QUERIES, replace(QUERIES, num_stages=1))
+    for schedule in (KEYS, KEYS_ONE_STAGE, KEPT, QUERIES, replace(QUERIES, num_stages=1))
     for one in [variant(schedule, **problem)]
     if name in ("all", "causal") or schedule in (KEYS, QUERIES)
 }
@@ -164,9 +165,17 @@ def test_the_model_counts_what_the_emulator_counts_of_gradients(counters, name):
         assert found["global_store_bytes"] == modelled.out_bytes
     work = step_work(one)
     steps = modelled.mma_flops // work.mma_flops
-    assert found["ldmatrix_wavefronts_ideal"] * 128 == steps * work.read_bytes
+    once = kept_bytes(one, shape) if getattr(one.schedule, "v_in_regs", False) else 0
+    assert found["ldmatrix_wavefronts_ideal"] * 128 == steps * work.read_bytes + once
     if one.operation == "flash_bwd":
         assert 0 < found["atomics"] <= steps * work.atomics * 32
+
+
+def kept_bytes(one: Variant, shape: Shape) -> int:
+    """Bytes of V that the warps of thread blocks with work read once."""
+    blocks, repeats = thread_blocks(one, shape, 108)
+    working = repeats * sum(steps > 0 for steps, _ in blocks)
+    return 2 * working * one.schedule.warps_scores * one.schedule.block_n * one.problem.head_dim_v
 
 
 def blind_rows(one: Variant, shape: Shape) -> int:
