@@ -206,6 +206,7 @@ class Module:
         max_instructions: int | None = None,
         resident_blocks: int | None = None,
         threads: int | None = None,
+        registers: int | None = None,
     ) -> Report:
         """Run a kernel to its end.
 
@@ -225,6 +226,8 @@ class Module:
             max_instructions: warp instructions after which the launch is given up; 0 for no limit.
             resident_blocks: thread blocks that may wait on one another; by default as many as the device would hold.
             threads: host threads to run blocks on; by default one for each processor. The result does not depend on it.
+            registers: of each thread, as ptxas gave them, which `setmaxnreg` shares out; by default as many as the
+                device has for a block of this size.
 
         Returns:
             The report, also when findings were collected.
@@ -240,6 +243,7 @@ class Module:
         settings = {"checks": _checks(checks), "seed": seed, "on_finding": on_finding, "print": 0}
         settings["counters"] = None if counters is None else int(counters)
         settings |= {"max_instructions": max_instructions, "resident_blocks": resident_blocks, "threads": threads}
+        settings["registers"] = registers
         self._prepare(settings, declared)
         config = _configuration(grid, block, shared_bytes, cluster)
         with _interruptible():

@@ -20,11 +20,11 @@ _HOT = (
 )  # fmt: skip
 _LOADER = (
     "lexer", "parser", "link", "decode", "decode_forms", "decode_mbarrier", "decode_matrix", "registers",
-    "undefined_flow",
+    "undefined_flow", "decode_hopper",
 )  # fmt: skip
 _COMMON = (
     "driver", "launch", "report", "select", "checks", "race", "global_race", "barriers", "mbarrier_state", "schedule",
-    "parallel", "print",
+    "parallel", "print", "register_pool",
 )  # fmt: skip
 FLAGS = ("-std=c++17", "-fvisibility=hidden", "-fwrapv", "-fno-strict-aliasing", "-pthread")
 # Arithmetic as written: no contraction into fma. errno and floating-point exceptions are nobody's business here.

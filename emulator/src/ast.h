@@ -121,6 +121,7 @@ struct KernelAst {
     std::vector<Label> labels;
     std::vector<Statement> statements;
     uint32_t maxntid[3] = {0, 0, 0}, reqntid[3] = {0, 0, 0};
+    uint32_t maxnreg = 0;
 };
 
 struct ModuleAst {

@@ -3,6 +3,7 @@
 #include "barriers.h"
 
 #include "checks.h"
+#include "register_pool.h"
 
 namespace kw {
 namespace {
@@ -158,7 +159,9 @@ void describe_wait(const Launch& launch, const Warp& warp, std::string& text) {
         }
         const bool spins = split.state == SplitState::Ready && warp.polls_in_turn;
         text += " warp " + std::to_string(warp.index) + (spins ? " spins at " : " waits at ") + describe(launch, spins ? warp.poll_pc : split.pc);
-        if (split.state == SplitState::AtBarrier) {
+        if (split.state == SplitState::AtBarrier && split.barrier == kRegisterWait) {
+            text += register_wait(warp, split);
+        } else if (split.state == SplitState::AtBarrier) {
             const BarrierState& barrier = warp.block->barriers[split.barrier];
             text += " (barrier " + std::to_string(split.barrier) + ": " + std::to_string(barrier.arrived) + " of " +
                     std::to_string(barrier.expected ? barrier.expected : static_cast<uint32_t>(warp.block->warps.size()) * kLanes) + " threads have arrived)";

@@ -35,6 +35,11 @@ void KernelDecoder::need_target(int sm) const {
     if (into_.target_sm < sm) fail(text() + " needs .target sm_" + std::to_string(sm) + " or later, the module is for sm_" + std::to_string(into_.target_sm));
 }
 
+void KernelDecoder::need_specific(int sm) const {
+    if (into_.target_sm != sm || !into_.target_specific)
+        fail(text() + " needs .target sm_" + std::to_string(sm) + "a, the module is for sm_" + std::to_string(into_.target_sm) + (into_.target_specific ? "a" : ""));
+}
+
 void KernelDecoder::place_variables() {
     Kernel& k = *kernel_;
     uint32_t at = 0;
@@ -100,6 +105,7 @@ std::unique_ptr<Kernel> KernelDecoder::decode() {
     kernel_->module = &into_;
     std::copy(ast_.maxntid, ast_.maxntid + 3, kernel_->maxntid);
     std::copy(ast_.reqntid, ast_.reqntid + 3, kernel_->reqntid);
+    kernel_->maxnreg = ast_.maxnreg;
     place_variables();
     place_labels();
     kernel_->entry = ast_.entry;
@@ -150,6 +156,9 @@ void KernelDecoder::instruction(const Statement& statement) {
     else if (base.substr(0, 5) == "call ") call(base.substr(5));
     else if (base == "ret" || base == "exit" || base == "trap" || base == "brkpt") control(parts);
     else if (base == "bar" || base == "barrier") barrier(parts);
+    else if (base == "setmaxnreg") set_registers(parts);
+    else if (base == "fence") fence(parts);
+    else if (base == "griddepcontrol") dependent_grids(parts);
     else if (base == "mov" || base == "createpolicy") move(parts);
     else if (base == "cvt" || base == "cvta") convert(parts);
     else if (base == "setp" || base == "set" || base == "selp" || base == "slct") compare(parts);

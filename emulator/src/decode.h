@@ -58,6 +58,8 @@ class KernelDecoder {
     [[noreturn]] void unknown() const;
     // The instruction exists from this compute capability on.
     void need_target(int sm) const;
+    // Of exactly this one with its own features: sm_90a.
+    void need_specific(int sm) const;
     void place_variables();
     void place_labels();
     void finish();
@@ -66,6 +68,9 @@ class KernelDecoder {
     void instruction(const Statement& statement);
     void control(const Parts& parts);
     void barrier(Parts parts);
+    void set_registers(Parts parts);
+    void fence(Parts parts);
+    void dependent_grids(const Parts& parts);
     void branch(const Statement& statement);
     void branch_indexed(Parts parts);
     uint32_t label(std::string_view name, uint32_t scope) const;

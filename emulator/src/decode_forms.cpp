@@ -469,7 +469,7 @@ void KernelDecoder::shuffle(Parts parts) {
 
 void KernelDecoder::arithmetic(Parts parts) {
     static const std::set<std::string_view> kNearest = {"add", "sub", "mul", "fma", "mad", "div", "rcp", "sqrt"};
-    static const std::set<std::string_view> kNothing = {"membar", "fence", "prefetch", "prefetchu", "nanosleep", "griddepcontrol", "pmevent", "discard", "applypriority"};
+    static const std::set<std::string_view> kNothing = {"membar", "prefetch", "prefetchu", "nanosleep", "pmevent", "discard", "applypriority"};
     const std::string_view base = parts[0];  // of the text, not of `parts`
     if (kNothing.count(base)) return emit(base == "membar" ? "fence" : base == "prefetchu" || base == "applypriority" ? "prefetch" : std::string(base), {});
     if (base == "isspacep") {  // constants lie in global memory here, but not for isspacep.const

@@ -8,6 +8,7 @@
 
 #include "barriers.h"
 #include "parallel.h"
+#include "register_pool.h"
 #include "schedule.h"
 #include "undefined.h"
 
@@ -122,6 +123,7 @@ void start_block(Launch& launch, Block& block, uint64_t number) {
         warp.failed_polls = 0;
         warp.failed_at_change = warp.stuck_at_change = 0;
     }
+    start_registers(launch, block);
     block.next_warp = 0;
     block.splits_seen = 0;
     block.rng = mix(launch.config.seed, number);

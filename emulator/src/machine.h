@@ -46,6 +46,7 @@ struct Config {
     uint64_t max_instructions = 20'000'000'000ull;
     uint64_t threads = 0;          // of the host; 0: one for each processor
     uint64_t resident_blocks = 0;  // that may wait on one another; 0: what the device holds
+    uint64_t registers = 0;        // that ptxas gave each thread, for setmaxnreg; 0: as many as the device has for the block
 };
 
 #define KW_COUNTERS(X)                                                                                              \
@@ -134,6 +135,8 @@ struct Warp {
     uint32_t failed_pc[kLanes], failed_offset[kLanes];
     uint32_t tid[3][kLanes];
     std::vector<char> local;
+    uint32_t registers_held = 0, registers_set = 0;  // of each thread, and how often setmaxnreg changed that
+    uint32_t registers_pc = 0;                       // of the last setmaxnreg
     std::shared_ptr<UndefinedState> undefined;  // null: nothing is tracked
     uint64_t polls = 0;          // as Launch::polls, since the watch began
     uint32_t polls_in_turn = 0;
@@ -158,6 +161,7 @@ struct Block {
     uint8_t* shadow = nullptr;  // one state per shared byte, see ShadowState
     uint32_t shared_bytes = 0;
     BarrierState barriers[16];
+    uint32_t free_registers = 0;  // that warps have given back, setmaxnreg
     Mbarriers mbarriers;
     std::vector<Warp> warps;
     RaceDetector races;

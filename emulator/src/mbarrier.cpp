@@ -39,18 +39,30 @@ void inval(Warp& w, const Insn& i, Mask m) {
     mbarrier_invalidate(w, i, m, offset);
 }
 
-template <bool Count>
+enum Extra { kNothing, kCount, kBytes };
+template <Extra Third>
 void arrive(Warp& w, const Insn& i, Mask m) {
     alignas(64) uint32_t offset[kLanes], count[kLanes];
     alignas(64) uint64_t state[kLanes];
     m = objects(w, i, m, i.o[1], offset);
-    if (Count) {
+    if (Third == kCount) {
         std::memcpy(count, source<uint32_t>(w, i.o[2]), sizeof count);
     } else {
         KW_LANES count[l] = 1;
     }
-    mbarrier_arrive(w, i, m, offset, count, state);
+    mbarrier_arrive(w, i, m, offset, count, state, Third == kBytes ? source<uint32_t>(w, i.o[2]) : nullptr);
     map_active(destination<uint64_t>(w, i.o[0]), m, [&state](int l) { return state[l]; });
+}
+
+void expect(Warp& w, const Insn& i, Mask m) {
+    alignas(64) uint32_t offset[kLanes];
+    m = objects(w, i, m, i.o[0], offset);
+    mbarrier_expect(w, i, m, offset, source<uint32_t>(w, i.o[1]));
+}
+void complete(Warp& w, const Insn& i, Mask m) {
+    alignas(64) uint32_t offset[kLanes];
+    m = objects(w, i, m, i.o[0], offset);
+    mbarrier_complete(w, i, m, offset, source<uint32_t>(w, i.o[1]));
 }
 
 template <bool Parity>
@@ -81,7 +93,8 @@ void track_copies(Warp& w, const Insn& i, Mask m) {
 
 const Form kForms[] = {
     {"mbarrier.init", "mr", init}, {"mbarrier.inval", "m", inval},
-    {"mbarrier.arrive", "Lm", arrive<false>}, {"mbarrier.arrive.count", "Lmr", arrive<true>},
+    {"mbarrier.arrive", "Lm", arrive<kNothing>}, {"mbarrier.arrive.count", "Lmr", arrive<kCount>},
+    {"mbarrier.arrive.bytes", "Lmr", arrive<kBytes>}, {"mbarrier.expect_tx", "mr", expect}, {"mbarrier.complete_tx", "mr", complete},
     {"mbarrier.wait", "Pml", wait<false>}, {"mbarrier.wait.parity", "Pmr", wait<true>},
     {"mbarrier.pending_count", "Rl", pending_count}, {"cp.async.mbarrier.arrive", "m", track_copies},
 };

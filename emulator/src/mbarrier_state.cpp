@@ -32,6 +32,17 @@ std::string progress_of(const Mbarrier& b) {
            (b.transactions ? ", " + std::to_string(b.transactions) + " bytes pending" : "");
 }
 
+// What a warp that waits for ever wants to know beside that: who was last heard of.
+std::string history_of(const Launch& launch, const Mbarrier& b) {
+    std::string text;
+    if (b.arrivals_seen) text += "; the last of " + std::to_string(b.arrivals_seen) + " arrivals was at " + describe(launch, b.arrive_pc);
+    if (!b.transactions) return text;
+    if (!b.announced) return text + "; copies brought " + std::to_string(-b.transactions) + " bytes and no expect_tx announced any";
+    text += "; " + std::to_string(b.announced) + " bytes were announced, the last at " + describe(launch, b.expect_pc) + ", and copies brought " +
+            std::to_string(b.announced - b.transactions);
+    return text;
+}
+
 // The live object at an offset, after its use has been noted; null and a finding if there is none.
 Mbarrier* use(Warp& w, const Insn& i, uint32_t lane, uint32_t offset) {
     Mbarriers& objects = w.block->mbarriers;
@@ -52,8 +63,28 @@ void advance_if_complete(Launch& launch, Block& block, Mbarrier& b) {
     if (b.phase > kMaxSequence && launch.checks.race)
         stop(launch, kLaunchFailed, "the race check counts " + std::to_string(kMaxSequence) + " phases of an mbarrier and no more; leave it out with checks=memory+init+async+barrier");
     b.pending = b.expected;
+    b.announced = 0;
+    b.arrivals_seen = 0;
     b.completed = b.arriving;
     block.mbarriers.changes += 1;
+}
+
+// Changes the count of bytes by `bytes`; a finding where it leaves its range.
+void transact(Warp& w, const Insn& i, uint32_t lane, Mbarrier& b, int64_t bytes) {
+    const int64_t after = b.transactions + bytes;
+    if (after > kMaxTransactions || after < -kMaxTransactions) {
+        complain(w, i, static_cast<int>(lane),
+                 "makes the pending bytes of " + name_of(b) + " " + std::to_string(after) + "; a phase counts from -1048575 to 1048575");
+        return;
+    }
+    b.transactions = after;
+    w.block->mbarriers.changes += 1;
+}
+
+void expect(Warp& w, const Insn& i, uint32_t lane, Mbarrier& b, uint32_t bytes) {
+    transact(w, i, lane, b, bytes);
+    b.announced += bytes;
+    b.expect_pc = pc_of(w, i);
 }
 
 void land(Warp& owner, PendingCopy& copy, uint32_t lane) {
@@ -169,7 +200,8 @@ void mbarrier_init(Warp& w, const Insn& i, Mask m, const uint32_t* offset, const
         if (launch.checks.race) w.block->races.write(w, i, l, at, kMbarrierBytes);
         b.live = true;
         b.expected = b.pending = fits ? count[l] : 1;
-        b.transactions = 0;
+        b.transactions = b.announced = 0;
+        b.arrivals_seen = 0;
         if (b.phase != b.first) b.phase += 2;
         b.first = b.phase;
         b.init_pc = pc_of(w, i);
@@ -200,7 +232,7 @@ void mbarrier_invalidate(Warp& w, const Insn& i, Mask m, const uint32_t* offset)
     objects.changes += 1;
 }
 
-void mbarrier_arrive(Warp& w, const Insn& i, Mask m, const uint32_t* offset, const uint32_t* count, uint64_t* state) {
+void mbarrier_arrive(Warp& w, const Insn& i, Mask m, const uint32_t* offset, const uint32_t* count, uint64_t* state, const uint32_t* bytes) {
     RaceDetector* races = w.launch->checks.race && !(i.mode & kRelaxed) ? &w.block->races : nullptr;
     while (m) {
         const uint32_t at = offset[__builtin_ctz(m)];
@@ -219,6 +251,7 @@ void mbarrier_arrive(Warp& w, const Insn& i, Mask m, const uint32_t* offset, con
             Mbarrier* b = use(w, i, l, at);
             state[l] = b ? state_of(*b) : 0;
             if (!b) continue;
+            if (bytes) expect(w, i, l, *b, bytes[l]);
             // One release of the whole warp where all of it belongs to this phase.
             if (races && !released) {
                 released = same == w.start && total <= b->pending;
@@ -239,11 +272,32 @@ void mbarrier_arrive(Warp& w, const Insn& i, Mask m, const uint32_t* offset, con
             }
             if (!n) continue;
             b->pending -= n;
+            b->arrivals_seen += n;
+            b->arrive_pc = pc_of(w, i);
             w.block->mbarriers.changes += 1;
             advance_if_complete(*w.launch, *w.block, *b);
         }
     }
     if (races) races->next_sequence(w);  // what follows is not released
+}
+
+void mbarrier_expect(Warp& w, const Insn& i, Mask m, const uint32_t* offset, const uint32_t* bytes) {
+    for (Mask left = m; left; left &= left - 1) {
+        const uint32_t l = static_cast<uint32_t>(__builtin_ctz(left));
+        Mbarrier* b = use(w, i, l, offset[l]);
+        if (b) expect(w, i, l, *b, bytes[l]);
+    }
+}
+
+// As a copy does, but by a thread: it releases nothing.
+void mbarrier_complete(Warp& w, const Insn& i, Mask m, const uint32_t* offset, const uint32_t* bytes) {
+    for (Mask left = m; left; left &= left - 1) {
+        const uint32_t l = static_cast<uint32_t>(__builtin_ctz(left));
+        Mbarrier* b = use(w, i, l, offset[l]);
+        if (!b) continue;
+        transact(w, i, l, *b, -static_cast<int64_t>(bytes[l]));
+        advance_if_complete(*w.launch, *w.block, *b);
+    }
 }
 
 void mbarrier_track_copies(Warp& w, const Insn& i, Mask m, const uint32_t* offset) {
@@ -354,7 +408,7 @@ std::string polled_by(const Warp& w, const Split& split) {
     const auto found = objects.at.find(w.failed_offset[l]);
     if (found == objects.at.end()) return "";
     const Mbarrier& b = objects.all[found->second];
-    return " polls at " + describe(*w.launch, w.failed_pc[l]) + " (" + name_of(b) + ": " + progress_of(b) + ")";
+    return " polls at " + describe(*w.launch, w.failed_pc[l]) + " (" + name_of(b) + ": " + progress_of(b) + history_of(*w.launch, b) + ")";
 }
 
 }  // namespace kw

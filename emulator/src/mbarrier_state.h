@@ -17,9 +17,10 @@ namespace kw {
 
 constexpr uint32_t kMaxMbarrierCount = (1u << 20) - 1;
 constexpr uint32_t kMbarrierBytes = 8;
+constexpr int64_t kMaxTransactions = (1 << 20) - 1;  // of a phase, in bytes, either way
 
 // Modifier bits of Insn::mode.
-enum MbarrierMode : int { kGenericAddress = 1, kRelaxed = 2, kNoComplete = 4, kDrop = 8, kParity = 16, kMayTimeOut = 32, kNoIncrement = 64 };
+enum MbarrierMode : int { kGenericAddress = 1, kRelaxed = 2, kNoComplete = 4, kDrop = 8, kParity = 16, kMayTimeOut = 32, kNoIncrement = 64, kExpects = 128 };
 
 struct Mbarrier {
     bool live = false;
@@ -27,7 +28,10 @@ struct Mbarrier {
     uint32_t index = 0;     // among the block's
     uint32_t expected = 0;  // arrivals of the next phase
     uint32_t pending = 0;   // arrivals of this phase that are missing
-    int64_t transactions = 0;  // bytes this phase still waits for; only instructions of sm_90 change it
+    int64_t transactions = 0;  // bytes this phase still waits for; below zero where they come before they are expected
+    int64_t announced = 0;     // bytes that this phase was told to expect, in all
+    uint32_t expect_pc = 0, arrive_pc = 0;  // of the last in this phase
+    uint32_t arrivals_seen = 0;             // in this phase
     uint32_t first = 0, phase = 0;  // number of the first phase since initialisation, of the current one
     uint32_t init_pc = 0;
     uint32_t component = 0;       // of the race check's clocks
@@ -59,8 +63,10 @@ struct Split;
 // One instruction of the lanes `m`, whose offsets are in bounds and aligned.
 void mbarrier_init(Warp& w, const Insn& i, Mask m, const uint32_t* offset, const uint32_t* count);
 void mbarrier_invalidate(Warp& w, const Insn& i, Mask m, const uint32_t* offset);
-// Fills state[l] with what mbarrier.arrive returns.
-void mbarrier_arrive(Warp& w, const Insn& i, Mask m, const uint32_t* offset, const uint32_t* count, uint64_t* state);
+// Fills state[l] with what mbarrier.arrive returns. `bytes`: those that arrive.expect_tx announces before it arrives, or null.
+void mbarrier_arrive(Warp& w, const Insn& i, Mask m, const uint32_t* offset, const uint32_t* count, uint64_t* state, const uint32_t* bytes);
+void mbarrier_expect(Warp& w, const Insn& i, Mask m, const uint32_t* offset, const uint32_t* bytes);
+void mbarrier_complete(Warp& w, const Insn& i, Mask m, const uint32_t* offset, const uint32_t* bytes);
 void mbarrier_track_copies(Warp& w, const Insn& i, Mask m, const uint32_t* offset);
 // The lanes for which the phase named by `state`, or by its parity, is complete.
 Mask mbarrier_wait(Warp& w, const Insn& i, Mask m, const uint32_t* offset, const uint64_t* state);

@@ -373,8 +373,9 @@ class Parser {
         }
         if (word == ".maxntid") std::copy(sizes, sizes + 3, kernel_.maxntid);
         else if (word == ".reqntid") std::copy(sizes, sizes + 3, kernel_.reqntid);
+        else if (word == ".maxnreg") kernel_.maxnreg = sizes[0];
         else if (word == ".reqnctapercluster" && sizes[0] * sizes[1] * sizes[2] != 1) fail("thread block clusters are not modelled");
-        else if (word != ".minnctapersm" && word != ".maxnreg" && word != ".reqnctapercluster" && word != ".maxclusterrank")
+        else if (word != ".minnctapersm" && word != ".reqnctapercluster" && word != ".maxclusterrank")
             fail("unknown kernel directive " + quoted(word));
     }
 

@@ -35,6 +35,7 @@ enum class Kind : uint8_t {
     BarrierArrive,
     BarrierReduce,  // o[0] id, o[1] count, o[2] destination, o[3] predicate, ext = ReduceKind
     WarpSync,       // o[0] member mask
+    SetRegisters,   // imm = registers of each thread, mode = 1 to get more
     Trap,
 };
 enum ReduceKind : uint32_t { kReducePopc, kReduceAnd, kReduceOr };
@@ -119,6 +120,7 @@ struct Kernel {
     uint32_t static_shared = 0, dynamic_shared_at = 0;
     uint32_t local_bytes = 0;  // per thread
     uint32_t maxntid[3] = {0, 0, 0}, reqntid[3] = {0, 0, 0};
+    uint32_t maxnreg = 0;  // 0: not given
     std::shared_ptr<const Kernel> tracked;  // the form that launches with the check `init` run; null: nothing can be undefined
     std::shared_ptr<const Tracking> tracking;  // of that form; see undefined.h
     bool may_wait = false;  // strong accesses to global memory or atomics on it: a block may wait for another

@@ -135,6 +135,9 @@ bool configure(Config& config, const std::string& text, std::string& message) {
         } else if (key == "threads") {
             if (value != "auto" && (!is_number || number == 0)) return bad("a count of host threads, or auto (one for each processor)");
             next.threads = number;
+        } else if (key == "registers") {
+            if (value != "auto" && (!is_number || number == 0 || number > 256)) return bad("a count of registers of a thread, or auto (what the device has for the block)");
+            next.registers = number;
         } else if (key == "resident_blocks") {
             if (value != "auto" && (!is_number || number == 0)) return bad("a count of thread blocks, or auto (what the device holds)");
             next.resident_blocks = number;
@@ -143,7 +146,7 @@ bool configure(Config& config, const std::string& text, std::string& message) {
             next.max_instructions = number;
         } else {
             message = "unknown setting '" + key + "'; known are name, sm, sms, smem_optin, smem_per_sm, regs_per_sm, max_threads_per_sm, max_blocks_per_sm, "
-                      "checks, counters, on_finding, print, seed, max_instructions, resident_blocks, threads";
+                      "checks, counters, on_finding, print, seed, max_instructions, registers, resident_blocks, threads";
             return false;
         }
     }

@@ -11,6 +11,7 @@
 #include "barriers.h"
 #include "checks.h"
 #include "parallel.h"
+#include "register_pool.h"
 #include "undefined.h"
 
 namespace kw {
@@ -32,7 +33,10 @@ class BlockRunner {
         for (;;) {
             Warp* warp = pick(block_.next_warp);
             if (!warp) {
-                if (all_exited()) return BlockTurn::Exited;
+                if (all_exited()) {
+                    check_registers(launch_, block_);
+                    return BlockTurn::Exited;
+                }
                 if (release_stuck_barriers(launch_, block_)) continue;
                 report_deadlock(launch_, block_);  // throws: no other block can complete a barrier of this one
             }
@@ -308,6 +312,9 @@ class BlockRunner {
                 } else {
                     split->state = SplitState::AtConvergence;
                 }
+                return;
+            case Kind::SetRegisters:
+                set_registers(warp, *split);
                 return;
             case Kind::Trap:
                 launch_.config.collect = false;

@@ -71,10 +71,14 @@ void ballot(Warp& w, const Insn& i, Mask m) {  // R, p, membermask
 void activemask(Warp& w, const Insn& i, Mask m) {
     map(destination<uint32_t>(w, i.o[0]), m, [m](int) { return m; });
 }
-// PTX leaves the choice open; the lowest member is as good as any.
+// PTX leaves the choice open, and wants it to be the same whenever the members are.
 void elect(Warp& w, const Insn& i, Mask m) {  // R, P, membermask
     members(w, i, m, i.o[2], "elect.sync");
-    const uint32_t leader = static_cast<uint32_t>(__builtin_ctz(m));
+    uint64_t state = (w.launch->config.seed + 1) * 0x9e3779b97f4a7c15ull ^ m;
+    uint32_t skip = w.launch->config.seed ? next_random(state) % static_cast<uint32_t>(__builtin_popcount(m)) : 0;
+    Mask left = m;
+    for (; skip; --skip) left &= left - 1;
+    const uint32_t leader = static_cast<uint32_t>(__builtin_ctz(left));
     map(destination<uint32_t>(w, i.o[0]), m, [leader](int) { return leader; });
     write_predicate(w, i.o[1], m, 1u << leader);
 }
@@ -127,7 +131,8 @@ const Form kForms[] = {
     {"redux.max.u32", "Rrr", redux<Max, uint32_t>}, {"redux.max.s32", "Rrr", redux<Max, int32_t>},
     {"redux.and.b32", "Rrr", redux<And, uint32_t>}, {"redux.or.b32", "Rrr", redux<Or, uint32_t>}, {"redux.xor.b32", "Rrr", redux<Xor, uint32_t>},
     // Memory is sequentially consistent here, and there are no caches to prefetch into.
-    {"fence", "", nothing, Fidelity::NotModelled}, {"prefetch", "", nothing, Fidelity::NotModelled}, {"nanosleep", "", nothing, Fidelity::NotModelled},
+    {"fence", "", nothing, Fidelity::NotModelled}, {"fence.proxy.async", "", nothing, Fidelity::NotModelled}, {"fence.mbarrier_init", "", nothing, Fidelity::NotModelled},
+    {"prefetch", "", nothing, Fidelity::NotModelled}, {"nanosleep", "", nothing, Fidelity::NotModelled},
     {"griddepcontrol", "", nothing, Fidelity::NotModelled}, {"pmevent", "", nothing, Fidelity::NotModelled}, {"discard", "", nothing, Fidelity::NotModelled},
 };
 

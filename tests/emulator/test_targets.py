@@ -35,6 +35,20 @@ INSTRUCTIONS = [
     "mbarrier.try_wait.parity.shared.b64 %p1, [%r1], %r2, 100",
     "mbarrier.pending_count.b64 %r1, %rd1",
     "mbarrier.pending_count.shared.b64 %r1, %rd1",
+    *[
+        f"mbarrier.{arrive}"
+        for arrive in (
+            "expect_tx.relaxed.cta.shared::cta.b64 [%r1], %r2", "complete_tx.shared::cluster.b64 [%r1], 16",
+            "complete_tx.relaxed.cluster.shared::cta.b64 [%r1], %r2", "expect_tx.b64 [%rd1], 4",
+            "arrive.expect_tx.shared::cta.b64 %rd1, [%r1], %r2", "arrive_drop.expect_tx.b64 %rd1, [%rd2], 16",
+            "arrive.expect_tx.release.cluster.shared::cluster.b64 _, [%r1], 4",
+            "arrive.shared::cluster.b64 _, [%r1], 2",
+            "arrive.expect_tx.shared::cluster.b64 %rd1, [%r1], 4", "init.shared::cluster.b64 [%r1], 3",
+        )
+    ],
+    "fence.proxy.async", "fence.proxy.async.shared::cta", "fence.proxy.async.global",
+    "fence.proxy.async.shared::cluster",
+    "fence.mbarrier_init.release.cluster", "griddepcontrol.wait", "griddepcontrol.launch_dependents",
     "cp.async.mbarrier.arrive.shared.b64 [%r1]",
     "cp.async.mbarrier.arrive.noinc.b64 [%rd1]",
     "cvt.rn.satfinite.e4m3x2.f32 %rs1, %f1, %f2",
