@@ -31,7 +31,9 @@ import torch
 
 from kernelwright import resource_dir
 from kernelwright.gen.binding import bindings
-from kernelwright.gen.spec import Dtype, ForwardProblem
+from kernelwright.gen.ladder import ladder
+from kernelwright.gen.spec import BACKWARD_OPERATIONS, Dtype, ForwardProblem
+from kernelwright.gen.table import kernel_entry
 
 DRIVER = """
 #include <string.h>
@@ -55,6 +57,7 @@ int cuGetErrorName(int code, const char **name) { return *name = "", 0; }
 int cuGetErrorString(int code, const char **text) { return *text = "", 0; }
 """
 IMAGE = b"nothing"
+HEAD_DIM = 128
 NUM_ROWS = 56  # of the table; the last one answers the first call
 
 
@@ -86,6 +89,14 @@ def kernel_record(
     }
 
 
+def backward_kernels(image: bytes) -> dict[str, dict[str, object]]:
+    """Return records of kernels for the backward pass that do nothing, by name."""
+    problem = ForwardProblem(dtype="bf16", head_dim=HEAD_DIM, is_causal=True)
+    variants = [ladder(80, problem, operation)[-1].variant for operation in BACKWARD_OPERATIONS]
+    files = {"cubin": {"file": "none.cubin", "bytes": len(image), "sha256": hashlib.sha256(image).hexdigest()}}
+    return {one.name: kernel_entry(one, registers=0, spill_bytes=0, files=files, source_digest="") for one in variants}
+
+
 def row(kernel: str, when: dict[str, list[int | None]]) -> dict[str, object]:
     """Return a table's row."""
     return {"kernel": kernel, "device": None, "label": "hand", "when": when, "evidence": {}, "runner_up": None}
@@ -108,13 +119,14 @@ def make_module(
     place.mkdir()
     (place / "none.cubin").write_bytes(IMAGE)
     limits: list[dict[str, list[int | None]]] = [{"seqlen_q": [None, index]} for index in range(1, NUM_ROWS)]
+    backward = {} if kernels else backward_kernels(IMAGE)
     table = {
         "schema": 1,
         "name": folder.name,
         "devices": {"none": {"sm": 80, "num_sms": 1, "max_smem_bytes": 166912}},
         "operations": bindings(),
-        "kernels": kernels or {"none": kernel_record(IMAGE)},
-        "rows": rows or [row("none", when) for when in [*limits, {}]],
+        "kernels": kernels or {"none": kernel_record(IMAGE), **backward},
+        "rows": rows or [*[row("none", when) for when in [*limits, {}]], *[row(name, {}) for name in backward]],
     }
     (place / "table.json").write_text(json.dumps(table))
 
@@ -139,6 +151,17 @@ def cases(module: ModuleType) -> dict[str, Callable[[], object]]:
     out = torch.empty_like(q)
     attention = module.flash_attn_func
     both = [q, shorter]
+    no_grad = torch.no_grad()
+
+    leaf, trained = q.clone().requires_grad_(), [one.clone().requires_grad_() for one in (q, k, v)]
+    dout = torch.ones_like(q)
+
+    def without_grad() -> object:
+        with no_grad:
+            return attention(q, k, v, causal=True)
+
+    def forward_and_backward() -> object:
+        return torch.autograd.grad(attention(*trained, causal=True), trained, dout)
 
     def alternate() -> object:
         both.reverse()
@@ -150,6 +173,11 @@ def cases(module: ModuleType) -> dict[str, Callable[[], object]]:
         "flash_attn_func, out given": lambda: attention(q, k, v, causal=True, out=out),
         "flash_attn_func, with lse": lambda: attention(q, k, v, causal=True, return_lse=True),
         "flash_attn_func, sizes alternating": alternate,
+        "flash_attn_func, under no_grad": without_grad,
+        "flash_attn_func, recorded": lambda: attention(*trained, causal=True),
+        "flash_attn_func, recorded, keys alone": lambda: attention(q, trained[1], v, causal=True),
+        "flash_attn_func and its backward pass": forward_and_backward,
+        "torch.clone, recorded": lambda: leaf.clone(),
     }
 
 

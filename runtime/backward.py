@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .attention import Attention
+from .attention import FLAGS, Attention
 from .block_mask import BlockMask
 from .devices import CPU_KEY, DeviceKey
 from .errors import GradientError
@@ -44,6 +44,11 @@ class Plan:
     is_empty: bool
 
     @property
+    def blocks(self) -> tuple[int, ...]:
+        """Queries and keys of a block of the block mask; () without."""
+        return () if self.block_mask is None else (self.block_mask.block_q, self.block_mask.block_k)
+
+    @property
     def every_flags(self) -> list[Mapping[str, bool]]:
         """The call's flags and those of kernels that compute the same."""
         return [self.flags, *self.others]
@@ -63,6 +68,28 @@ def plan_of(request: Request, options: Options) -> Plan:
         bias_shape=tuple(options.bias.shape) if isinstance(options.bias, torch.Tensor) else (),
         block_mask=options.block_mask,
         is_empty=request.is_empty,
+    )
+
+
+def plain_plan(q: torch.Tensor, k: torch.Tensor, softmax_scale: float | None, causal: bool) -> Plan:
+    """Return the plan of a call without any other option, as `plan_of` would of it checked."""
+    batch, seqlen_q, seqlen_k = q.shape[0], q.shape[1], k.shape[1]
+    flags = {**dict.fromkeys(FLAGS, False), "is_causal": causal}
+    return Plan(
+        softmax_scale=softmax_scale,
+        flags=flags,
+        others=({**flags, "is_causal": False, "is_local": True},),
+        scalars={
+            "window_left": seqlen_k,
+            "window_right": 0 if causal else seqlen_q + seqlen_k,
+            "attention_chunk": 0,
+        },
+        num_seqs=batch,
+        max_seqlen_k=seqlen_k,
+        is_packed=False,
+        bias_shape=(),
+        block_mask=None,
+        is_empty=False,
     )
 
 
@@ -88,6 +115,11 @@ class Wanted:
     sink: bool = False
     bias: bool = False
     is_deterministic: bool = False
+
+    @classmethod
+    def strictly(cls, is_deterministic: bool, **wanted: bool) -> Wanted:
+        """Return what is wanted; torch's global setting asks for repeatable bits too."""
+        return cls(**wanted, is_deterministic=is_deterministic or torch.are_deterministic_algorithms_enabled())
 
     @property
     def of_keys(self) -> bool:
@@ -118,14 +150,17 @@ class Backward:
             NoKernelError: if there is none; the last line says how to build it.
             GradientError: if this module's kernels do not compute one of them.
         """
-        if plan.is_empty:
+        engine, operations = self._attention.engine, wanted.operations()
+        dims = saved.q.shape[3], saved.v.shape[3]
+        known = (saved.q.device, saved.q.dtype, *dims, *plan.flags.values(), wanted.bias, *plan.blocks, *operations)
+        if plan.is_empty or known in engine.trainable:
             return
-        engine = self._attention.engine
-        for operation in wanted.operations():
+        for operation in operations:
             engine.kernel_for(_key(saved.q), _calls(operation, plan, saved))
             missing = "dbias" not in engine.served(operation).tensors
             if operation == BACKWARD and wanted.bias and missing:
                 raise GradientError("bias requires a gradient, which this module's kernels do not compute. Detach it.")
+        engine.trainable.add(known)
 
     def run(
         self, plan: Plan, saved: Saved, dout: torch.Tensor | None, dlse: torch.Tensor | None, wanted: Wanted
@@ -220,7 +255,6 @@ def _calls(operation: str, plan: Plan, saved: Saved) -> list[Call]:
         **{"batch": batch, "seqlen_q": seqlen_q, "seqlen_k": seqlen_k, "num_heads_q": num_heads_q},
         **{"num_heads_kv": num_heads_kv, "head_dim": head_dim, "head_dim_v": head_dim_v, "num_seqs": plan.num_seqs},
     }
-    mask = plan.block_mask
     of_rows = operation in (DELTA, CONVERT)
     return [
         Call(
@@ -228,7 +262,7 @@ def _calls(operation: str, plan: Plan, saved: Saved) -> list[Call]:
             dtype=DTYPES[saved.q.dtype],
             flags={} if of_rows else flags,
             sizes=sizes,
-            multiples={} if mask is None or of_rows else {"block_m": mask.block_q, "block_n": mask.block_k},
+            multiples={} if of_rows else dict(zip(("block_m", "block_n"), plan.blocks, strict=False)),
         )
         for flags in plan.every_flags[: 1 if of_rows else None]
     ]

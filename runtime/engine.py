@@ -70,6 +70,8 @@ class Engine:
         self._served: dict[str, Served] = {}
         self._routes: dict[tuple[DeviceKey, str], Route] = {}
         self._damaged: set[tuple[Path, str]] = set()
+        self.trainable: set[tuple[object, ...]] = set()
+        """What was found to have backward kernels, by whatever tells calls apart; emptied when tables change."""
         os.register_at_fork(after_in_child=self._renew_lock)
 
     def _renew_lock(self) -> None:
@@ -217,6 +219,7 @@ class Engine:
 
     def _forget_routes(self, *, tables: bool = False) -> None:
         self._routes.clear()
+        self.trainable.clear()
         for served in self._served.values():
             served.operation.clear_devices()
         if tables:

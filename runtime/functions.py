@@ -13,11 +13,12 @@ from typing import Any
 import torch
 
 from .attention import SCALARS, TENSORS, Attention, Result, mark_written
-from .autograd import Differentiable
+from .autograd import Differentiable, NotPlainError
 from .block_mask import BlockMask
 from .engine import WHOLE_HEAD_DIM_V
 from .errors import GradientError, InputTypeError, UnsupportedInputError
 from .inputs import HEAD_DIM_STEP, MAX_SCALE, check, plain_tensor
+from .operators import Operators, is_watched
 from .options import NO_WINDOW, Options, Sequences, Window
 from .reference import Attended
 
@@ -33,9 +34,17 @@ FUNCTIONS = (
 _PROBS_GRANULE = 128  # FlashAttention-2 rounds the sizes of S_dmask up to it
 
 
-def make_functions(attention: Attention) -> dict[str, Callable[..., Any]]:  # Any: each function has its own type
+def make_functions(entry: Entry) -> dict[str, Callable[..., Any]]:  # Any: each function has its own type
     """Return a module's functions by name. The names they use are bound here, once, for speed."""
-    differentiable = Differentiable(attention)
+    attention = entry.attention
+    is_compiled = torch.compiler.is_dynamo_compiling
+    attend_plainly, is_grad_enabled, is_transformed = (
+        entry.differentiable.attend_plainly,
+        torch.is_grad_enabled,
+        _transforms_query(),
+    )
+    any_requires_grad = _any_requires_grad
+    num_modes, num_function_modes = torch._C._len_torch_dispatch_stack, torch._C._len_torch_function_stack
     empty_like, empty, float32 = torch.empty_like, torch.empty, torch.float32
     tensor_type, no_window, max_scale = torch.Tensor, NO_WINDOW, MAX_SCALE
     assert (len(TENSORS), len(SCALARS)) == (17, 10)  # written out in the call of launch below, which is quicker
@@ -97,7 +106,10 @@ def make_functions(attention: Attention) -> dict[str, Callable[..., Any]]:  # An
             LaunchError, DriverError, TableError: if the launch, the driver or a file fails.
         """
         if (
-            type(q) is tensor_type
+            not is_compiled()
+            and not num_modes()
+            and not num_function_modes()
+            and type(q) is tensor_type
             and dropout_p == 0.0
             and softcap == 0.0
             and attention_chunk == 0
@@ -111,27 +123,34 @@ def make_functions(attention: Attention) -> dict[str, Callable[..., Any]]:  # An
             and (softmax_scale is None or (type(softmax_scale) is float and 0.0 < softmax_scale <= max_scale))
         ):
             lse = result = None
-            try:
-                if out is not None:
-                    if type(out) is tensor_type and not out.requires_grad and not out.is_neg():
+            is_recorded = q.requires_grad and is_grad_enabled()  # by k or v alone: launch() refuses
+            if not is_recorded:
+                try:
+                    if out is None:
+                        result = empty_like(q)  # of another head_dim than v's: launch() leaves it to the long way
+                    elif type(out) is tensor_type and not out.requires_grad and not out.is_neg():
                         result = out
-                else:
-                    result = empty_like(q)  # of another head_dim than v's: launch() leaves it to the long way
-                if return_lse and result is not None:
-                    batch, seqlen_q, num_heads, _ = q.shape if q.dim() == 4 else (0, 0, 0, 0)
-                    lse = empty((batch, num_heads, seqlen_q), dtype=float32, device=q.device)
-            except (RuntimeError, AttributeError, IndexError):  # no shape, or no memory: the long way says what
-                result = None
-            # fmt: off
-            if result is not None and attention.launch(
-                q, k, v, result, lse, None, None, None, None, None, None, None, None, None, None, None, None,  # TENSORS
-                softmax_scale, None, None, None, None, None, None, None, None, None,  # SCALARS
-                causal, None,
-            ):
-                # fmt: on
-                if out is not None:
-                    mark_written(out)
-                return result if lse is None else (result, lse)
+                    if return_lse and result is not None:
+                        batch, seqlen_q, num_heads, _ = q.shape if q.dim() == 4 else (0, 0, 0, 0)
+                        lse = empty(batch, num_heads, seqlen_q, dtype=float32, device=q.device)
+                except (RuntimeError, AttributeError, IndexError):  # no shape, or no memory: the long way says what
+                    result = None
+                # fmt: off
+                if result is not None and attention.launch(
+                    q, k, v, result, lse, None, None, None, None, None, None, None, None, None, None, None, None,
+                    softmax_scale, None, None, None, None, None, None, None, None, None,  # TENSORS, SCALARS
+                    causal, None,
+                ):
+                    # fmt: on
+                    if out is not None:
+                        mark_written(out)
+                    return result if lse is None else (result, lse)
+                is_recorded = is_grad_enabled() and any_requires_grad(k, v)
+            if is_recorded and out is None and not is_transformed():
+                try:
+                    return attend_plainly(q, k, v, softmax_scale, causal, return_lse, deterministic)
+                except NotPlainError:
+                    pass
         options = Options(
             softmax_scale=softmax_scale,
             causal=causal,
@@ -144,7 +163,7 @@ def make_functions(attention: Attention) -> dict[str, Callable[..., Any]]:  # An
             dropout_p=dropout_p,
             rng_state=rng_state,
         )
-        return _attend(differentiable, q, k, v, options, return_lse, return_attn_probs, out, deterministic)
+        return _attend(entry, q, k, v, options, return_lse, return_attn_probs, out, deterministic)
 
     def flash_attn_kvpacked_func(
         q: torch.Tensor,
@@ -238,7 +257,7 @@ def make_functions(attention: Attention) -> dict[str, Callable[..., Any]]:  # An
             rng_state=rng_state,
             sequences=_sequences(cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, seqused_k),
         )
-        return _attend(differentiable, q, k, v, options, return_lse, return_attn_probs, out, deterministic)
+        return _attend(entry, q, k, v, options, return_lse, return_attn_probs, out, deterministic)
 
     def flash_attn_varlen_kvpacked_func(
         q: torch.Tensor,
@@ -316,21 +335,27 @@ def make_functions(attention: Attention) -> dict[str, Callable[..., Any]]:  # An
         )
         if block_mask is None:
             raise InputTypeError("block_mask must be a BlockMask, got None. Make one with BlockMask.from_dense.")
-        return _attend(differentiable, q, k, v, options, return_lse, False, out, deterministic)
+        return _attend(entry, q, k, v, options, return_lse, False, out, deterministic)
 
     made = locals()
     functions = {name: made[name] for name in FUNCTIONS}
     for name, function in functions.items():
-        # Dynamo leaves a function with this mark alone and breaks the graph, as torch.compiler.disable would, without
-        # importing it: what it traced would show the result's allocation and not the launch.
-        function._torchdynamo_disable = True
         function.__module__ = attention.engine.package
         function.__qualname__ = name
     return functions
 
 
+class Entry:
+    """The ways into one module's attention."""
+
+    def __init__(self, package: str, attention: Attention) -> None:
+        self.attention = attention
+        self.differentiable = Differentiable(attention)
+        self.operators = Operators(package, self.differentiable)
+
+
 def _attend(
-    differentiable: Differentiable,
+    entry: Entry,
     q: Any,  # Any: as the user gave it, checked in attend
     k: Any,
     v: Any,
@@ -340,7 +365,6 @@ def _attend(
     out: object,
     deterministic: object,
 ) -> Result:
-    attention = differentiable.attention
     if not isinstance(return_attn_probs, bool):
         raise InputTypeError(f"return_attn_probs must be True or False, got {return_attn_probs!r}.")
     if not isinstance(deterministic, bool):
@@ -351,23 +375,23 @@ def _attend(
         if padded is not None:
             q, k, v_padded = padded
             given = (q, k, v_padded, options, return_lse, return_attn_probs, None, deterministic)
-            found = _attend(differentiable, *given)
+            found = _attend(entry, *given)
             if isinstance(found, tuple):
                 return found[0][..., : v.shape[-1]], *found[1:]
             return found[..., : v.shape[-1]]
     if not return_attn_probs:
-        return _recorded(differentiable, q, k, v, options, return_lse, out, deterministic)
+        return _recorded(entry, q, k, v, options, return_lse, out, deterministic)
     if options.dropout_p and options.rng_state is None and isinstance(q, torch.Tensor):
         state = torch.randint(0, 2**62, (2,), dtype=torch.int64, device=q.device)
         options = replace(options, rng_state=state)
-    found = _recorded(differentiable, q, k, v, options, True, out, deterministic)
+    found = _recorded(entry, q, k, v, options, True, out, deterministic)
     assert isinstance(found, tuple)
-    lse, probs = _as_flash_attention(attention, q, k, v, options, found[1])
+    lse, probs = _as_flash_attention(entry.attention, q, k, v, options, found[1])
     return found[0], lse, probs
 
 
 def _recorded(
-    differentiable: Differentiable,
+    entry: Entry,
     q: Any,
     k: Any,
     v: Any,
@@ -376,11 +400,13 @@ def _recorded(
     out: object,
     deterministic: bool,
 ) -> Result:
-    """Attend, recorded by autograd where an input requires a gradient."""
+    """Attend, seen by those who watch, and recorded by autograd where an input requires a gradient."""
+    if torch.compiler.is_dynamo_compiling() or is_watched((q, k, v, options.sink, options.bias)):
+        return _seen(entry, q, k, v, options, return_lse, out, deterministic)
     given = {"q": q, "k": k, "v": v, "sink": options.sink, "bias": options.bias, "alibi_slopes": options.alibi_slopes}
     wanting = [name for name, one in given.items() if isinstance(one, torch.Tensor) and one.requires_grad]
     if not wanting or not torch.is_grad_enabled():
-        return differentiable.attention.attend(q, k, v, options, return_lse, out)
+        return entry.attention.attend(q, k, v, options, return_lse, out)
     if "alibi_slopes" in wanting:
         raise GradientError(
             "alibi_slopes requires a gradient, which no kernel computes. Detach it, or call this under torch.no_grad()."
@@ -395,14 +421,35 @@ def _recorded(
             plain_tensor(name, one)
     if not isinstance(return_lse, bool):
         raise InputTypeError(f"return_lse must be True or False, got {return_lse!r}.")
-    return differentiable.attend(q, k, v, options, return_lse, deterministic)
+    return entry.differentiable.attend(q, k, v, options, return_lse, deterministic)
+
+
+def _seen(
+    entry: Entry, q: Any, k: Any, v: Any, options: Options, return_lse: object, out: object, deterministic: bool
+) -> Result:
+    """Attend by the operator, in words that a compiler follows."""
+    found, lse = entry.operators.attend(q, k, v, options, deterministic)
+    if out is not None:
+        found = out.copy_(found)  # type: ignore[attr-defined]
+    return (found, lse) if return_lse else found
+
+
+def _any_requires_grad(*values: object) -> bool:
+    return any(isinstance(one, torch.Tensor) and one.requires_grad for one in values)
+
+
+def _transforms_query() -> Callable[[], bool]:
+    """What says whether a transform of torch.func is active."""
+    found: Callable[[], bool] | None = getattr(torch._C, "_are_functorch_transforms_active", None)
+    return found or (lambda: torch._C._functorch.peek_interpreter_stack() is not None)
 
 
 def _autocast(q: Any, k: Any, v: Any, options: Options) -> tuple[Any, Any, Any, Options]:
-    """q, k, v and bias as autocast casts those of torch's own attention; unchanged without it."""
-    if not isinstance(q, torch.Tensor) or q.device.type not in ("cpu", "cuda"):
+    """q, k, v and bias, where one is float32, as autocast casts those of torch's own attention; else as they are."""
+    tensors = [one for one in (q, k, v, options.bias) if isinstance(one, torch.Tensor)]
+    if not isinstance(q, torch.Tensor) or all(one.dtype != torch.float32 for one in tensors):
         return q, k, v, options
-    if not torch.is_autocast_enabled(q.device.type):
+    if q.device.type not in ("cpu", "cuda") or not torch.is_autocast_enabled(q.device.type):
         return q, k, v, options
     dtype = torch.get_autocast_dtype(q.device.type)
 

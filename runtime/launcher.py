@@ -89,7 +89,7 @@ def load_launcher(package: str, *, plain_ints: bool) -> Launcher:
         ) from error
     guards = [
         guard
-        for name in ("_get_tracing_state", "_len_torch_dispatch_stack")
+        for name in ("_is_tracing", "_len_torch_dispatch_stack")
         if (guard := getattr(torch._C, name, None)) is not None
     ]
     guards.append(in_forward_mode)

@@ -13,7 +13,7 @@ import torch
 from .attention import Attention
 from .engine import Engine
 from .errors import InputTypeError
-from .functions import make_functions
+from .functions import Entry, make_functions
 from .options import Options
 from .sdpa import ScaledDotProductAttention
 from .support import Explanation, device_key, explain, support
@@ -28,7 +28,8 @@ class DispatchModule:
     def __init__(self, package: str, folder: Path) -> None:
         self.engine = Engine(package, folder)
         self.attention = Attention(self.engine)
-        self.functions = make_functions(self.attention)
+        self.entry = Entry(package, self.attention)
+        self.functions = make_functions(self.entry)
         self.flash_attn_func = self.functions["flash_attn_func"]
         self.sdpa = ScaledDotProductAttention(self.attention, self.functions)
         self.scaled_dot_product_attention = self.sdpa.function()

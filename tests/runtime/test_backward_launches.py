@@ -112,3 +112,36 @@ def test_a_sink_alone_needs_delta_alone(trained, make_tensors):
     sink = torch.zeros(4, requires_grad=True)
     trained.flash_attn_func(*make_tensors(), sink=sink).sum().backward()
     assert launched(trained) == ["flash_fwd", "flash_bwd_delta"]
+
+
+def test_what_is_known_to_have_kernels_takes_the_short_way_until_tables_change(trained, make_tensors):
+    inputs = [one.requires_grad_() for one in make_tensors()]
+    nodes = [trained.flash_attn_func(*inputs).grad_fn.name() for _ in range(2)]
+    assert nodes == ["_NodeBackward", "PlainNodeBackward"]
+    trained.load_table(None)
+    assert trained.flash_attn_func(*inputs).grad_fn.name() == "_NodeBackward"
+    keys = [make_tensors()[0], *inputs[1:]]
+    nodes = [trained.flash_attn_func(*keys).grad_fn.name() for _ in range(2)]
+    assert nodes == ["_NodeBackward", "PlainNodeBackward"]
+
+
+def test_the_short_way_refuses_a_second_derivative_too(trained, make_tensors):
+    q, k, v = (one.requires_grad_() for one in make_tensors())
+    for _ in range(2):
+        (found,) = torch.autograd.grad(trained.flash_attn_func(q, k, v).sum(), q, create_graph=True)
+        with pytest.raises(trained.GradientError, match="differentiated again"):
+            found.sum().backward()
+
+
+def test_the_short_way_leaves_strange_inputs_to_the_long_one(trained, make_tensors):
+    q, k, v = (one.requires_grad_() for one in make_tensors())
+    trained.flash_attn_func(q, k, v), trained.flash_attn_func(q, k, v)
+    before = len(launched(trained))
+    turned = torch.zeros(*q.shape[:3], 128, dtype=q.dtype)[..., ::2].requires_grad_()
+    for strange in ((turned, k, v), (q, turned[:, :1, :2].expand(2, 7, 2, 64), v)):
+        trained.flash_attn_func(*strange).sum().backward()
+    assert launched(trained)[before:] == ["flash_fwd", "flash_bwd_delta", "flash_bwd", "flash_bwd_convert"] * 2
+    with pytest.raises(trained.UnsupportedInputError, match="agree in batch, seqlen"):
+        trained.flash_attn_func(q, k, v[:, :3])
+    with pytest.raises(trained.InputTypeError, match="k must be a torch"):
+        trained.flash_attn_func(q, None, v)
