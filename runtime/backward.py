@@ -156,7 +156,7 @@ class Backward:
         if plan.is_empty or known in engine.trainable:
             return
         for operation in operations:
-            engine.kernel_for(_key(saved.q), _calls(operation, plan, saved))
+            engine.kernel_for(_key(saved.q), calls_of_step(operation, plan, saved.q, saved.v))
             missing = "dbias" not in engine.served(operation).tensors
             if operation == BACKWARD and wanted.bias and missing:
                 raise GradientError("bias requires a gradient, which this module's kernels do not compute. Detach it.")
@@ -233,7 +233,7 @@ class Backward:
             {**saved.options, **lists, **tensors},
             scalars,
             {} if operation in (DELTA, CONVERT) else plan.flags,
-            lambda: (_key(saved.q), _calls(operation, plan, saved)),
+            lambda: (_key(saved.q), calls_of_step(operation, plan, saved.q, saved.v)),
         )
 
 
@@ -248,9 +248,10 @@ def _key(tensor: torch.Tensor) -> DeviceKey:
     return CPU_KEY if tensor.device.type == "cpu" else DeviceKey(type="cuda", index=tensor.device.index)
 
 
-def _calls(operation: str, plan: Plan, saved: Saved) -> list[Call]:
-    batch, seqlen_q, num_heads_q, head_dim = saved.q.shape
-    _, seqlen_k, num_heads_kv, head_dim_v = saved.v.shape
+def calls_of_step(operation: str, plan: Plan, q: torch.Tensor, v: torch.Tensor) -> list[Call]:
+    """Return what a kernel of the backward pass is chosen by: equivalent calls."""
+    batch, seqlen_q, num_heads_q, head_dim = q.shape
+    _, seqlen_k, num_heads_kv, head_dim_v = v.shape
     sizes = {
         **{"batch": batch, "seqlen_q": seqlen_q, "seqlen_k": seqlen_k, "num_heads_q": num_heads_q},
         **{"num_heads_kv": num_heads_kv, "head_dim": head_dim, "head_dim_v": head_dim_v, "num_seqs": plan.num_seqs},
@@ -259,7 +260,7 @@ def _calls(operation: str, plan: Plan, saved: Saved) -> list[Call]:
     return [
         Call(
             operation=operation,
-            dtype=DTYPES[saved.q.dtype],
+            dtype=DTYPES[q.dtype],
             flags={} if of_rows else flags,
             sizes=sizes,
             multiples={} if of_rows else dict(zip(("block_m", "block_n"), plan.blocks, strict=False)),

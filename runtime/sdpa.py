@@ -100,7 +100,8 @@ class ScaledDotProductAttention:
             return out
 
         function: Any = scaled_dot_product_attention
-        function._torchdynamo_disable = True  # see functions.py
+        # Dynamo breaks its graph around it: why torch answered is found out and said in Python.
+        function._torchdynamo_disable = True
         function.__module__ = self._engine.package
         function.__qualname__ = function.__name__
         made: Callable[..., torch.Tensor] = function

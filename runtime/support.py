@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from .backward import calls_of_step, plan_of
 from .devices import CPU_KEY, DeviceKey
 from .engine import Engine, reasons_against
 from .errors import InputTypeError, NoKernelError, UnsupportedInputError
@@ -141,6 +142,7 @@ class Explanation:
     registers: int
     verified: tuple[str, ...]
     others: tuple[str, ...]
+    backward: Mapping[str, str | None]
 
     def to_dict(self) -> dict[str, object]:
         """Return plain data."""
@@ -162,6 +164,7 @@ class Explanation:
                 f"{self.registers} registers a thread",
                 f"  verified {'; '.join(self.verified) or 'not'}",
             ]
+        lines += ["backward:", *(f"  {name} runs {variant or 'nothing'}" for name, variant in self.backward.items())]
         if self.others:
             lines += ["others:", *self.others]
         return "\n".join(lines)
@@ -196,7 +199,19 @@ def explain(engine: Engine, q: object, k: object, v: object, options: Options) -
         registers=chosen.kernel.registers if chosen else 0,
         verified=tuple(_verification(one) for one in chosen.kernel.verified) if chosen else (),
         others=tuple(others),
+        backward=_backward(engine, request, options),
     )
+
+
+def _backward(engine: Engine, request: Request, options: Options) -> dict[str, str | None]:
+    """The variants of a call's backward pass, by operation; None where the module has none."""
+    plan, found = plan_of(request, options), dict[str, str | None]()
+    for operation in (BACKWARD, QUERY_GRADIENT, DELTA, CONVERT):
+        choices = engine.route(request.key, operation).choices
+        calls = calls_of_step(operation, plan, request.q, request.v)
+        chosen = next((one for call in calls if (one := select(choices, call))), None)
+        found[operation] = chosen.kernel.name if chosen else None
+    return found
 
 
 def _numbers(request: Request, facts: DeviceFacts) -> dict[str, int]:

@@ -108,3 +108,14 @@ def test_a_table_with_another_binding_of_an_operation_is_refused(trained, new_mo
     other.table["operations"]["flash_bwd_dq"]["grid"][1] = "2"
     with pytest.raises(trained.TableError, match="its binding of flash_bwd_dq differs from the module's"):
         trained.load_table(other.write(folder))
+
+
+def test_explain_names_the_kernels_of_the_backward_pass(trained, make_tensors):
+    told = trained.explain(*make_tensors())
+    assert set(told.backward) == set(BACKWARD)
+    assert all(variant.startswith(f"{operation}_sm80") for operation, variant in told.backward.items())
+    assert "\n  flash_bwd runs flash_bwd_sm80_fp16_hd64_causal0" in str(told)
+    told = trained.explain(*make_tensors(), causal=True)
+    rows = ("flash_bwd_delta", "flash_bwd_convert")  # of which a mask is no matter
+    assert {name for name, variant in told.backward.items() if variant} == set(rows)
+    assert "\n  flash_bwd_dq runs nothing" in str(told)
