@@ -123,13 +123,14 @@ def default_backward_schedule(sm: int, problem: ForwardProblem) -> BackwardSched
         if is_small and is_bare:
             return _backward(64, 128, 8, 1, (2, 4, 4), v_in_regs=True)
         return _backward(64, 64, 8, 2, (4, 2, 4))
-    if not is_small and not is_crowded:
-        if width <= 192:
-            return _backward(64, 128 if width <= 128 else 64, 8, 1, (4, 4, 4))
-        return _backward(32, 64, 8, 2, (2, 4, 2))
     if width <= 128:
-        is_deep = is_small and not is_crowded
-        return _backward(64, 64, 8, 2 if is_deep else 1, (4, 2, 2), v_in_regs=is_deep)
+        if is_bare and not is_small:
+            return _backward(64, 128, 8, 1, (4, 4, 4))
+        is_held = is_small and set(problem.features) <= {"causal", "local", "varlen", "sparse"}
+        is_deep = is_held or not (is_small or is_crowded)
+        return _backward(64, 64, 8, 2 if is_deep else 1, (4, 2, 2), v_in_regs=is_held)
+    if not is_small and not is_crowded:
+        return _backward(64, 64, 8, 1, (4, 4, 4)) if width <= 192 else _backward(32, 64, 8, 2, (2, 4, 2))
     if width <= 192:
         is_deep = is_small and is_bare
         return _backward(32, 64, 8, 2 if is_deep else 1, (2, 4, 2), v_in_regs=is_deep)
@@ -172,7 +173,7 @@ def _backward(
 def default_query_gradient_schedule(problem: ForwardProblem) -> QueryGradientSchedule:
     """Return the schedule of dQ by itself that stands for a problem on sm80, sm86 and sm89."""
     width = max(problem.head_dim, problem.head_dim_v)
-    if _is_crowded(problem) or (problem.has_dropout and width > 192):
+    if _is_crowded(problem) or ((problem.has_dropout or problem.has_alibi) and width > 192):
         block_n, num_stages = (32, 2) if width <= 128 else (16, 1)
     else:
         block_n, num_stages = (64, 2) if width <= 64 else (64, 1) if width <= 128 else (32, 1)

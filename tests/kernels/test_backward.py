@@ -105,10 +105,13 @@ def test_every_pair_of_features_has_the_right_gradients(build):
 
 
 @pytest.mark.slow
-def test_every_pair_of_features_has_the_right_gradients_on_many_problems(build):
-    results = [checked(build, seed, SLOW_PROBLEMS) for seed in range(2, 2 + SLOW_SETS)]
-    assert [one for wrong, _, _ in results for one in wrong] == []
-    assert sum(count for _, count, _ in results) >= 800
+@pytest.mark.parametrize("seed", range(2, 2 + SLOW_SETS))
+def test_every_pair_of_features_has_the_right_gradients_on_many_problems(build, seed):
+    """Of all sets together at least 800."""
+    wrong, count, covered = checked(build, seed, SLOW_PROBLEMS)
+    print(f"{count} problems, {len(covered)} pairs of choices")
+    assert wrong == []
+    assert count >= 800 / SLOW_SETS
 
 
 def variant_of(
@@ -382,16 +385,6 @@ def test_shared_memory_is_read_without_bank_conflicts(build, head_dim):
         counters = run(load(kernel.ptx.decode()), kernel.variant, case).report.counters
         for kind in ("ldmatrix", "cp_async"):
             assert counters[f"{kind}_wavefronts"] == counters[f"{kind}_wavefronts_ideal"] > 0, kind
-
-
-def test_no_default_kernel_of_the_usual_head_dims_spills(build):
-    problems = [ForwardProblem(dtype="bf16", head_dim=head_dim, is_causal=True) for head_dim in (64, 128, 256)]
-    variants = [
-        Variant(sm=86, problem=one, schedule=schedule)
-        for one in problems
-        for schedule in (default_backward_schedule(86, one), default_query_gradient_schedule(one))
-    ]
-    assert {kernel.variant.name: kernel.gate_failures for kernel in build(variants) if kernel.gate_failures} == {}
 
 
 @pytest.mark.parametrize("head_dim", [8, 24, 40, 64, 72, 136, 256, 512])
