@@ -5,7 +5,9 @@
 The default kernels of the profiles, and a sample of features, are compiled, and the machine code of the steady loop
 over key tiles is counted: that with fewest instructions of the innermost loops that multiply. Where one loop holds the
 masked and the unmasked path (windows, block-sparse) both are counted, and the sum is divided by two. With cuobjdump
-(the wheel nvidia-cuda-cuobjdump) instructions are those of the cubin, else those of the PTX. All figures are `static`.
+(the wheel nvidia-cuda-cuobjdump) instructions are those of the cubin, else those of the PTX. Kernels of the backward
+pass have no such count: a loop in theirs runs some times for each tile. All figures are `static`, but for the CPU
+seconds of compiling, which are modelled (`gen/plan.py`).
 """
 
 from __future__ import annotations
@@ -30,10 +32,10 @@ if str(ROOT / "src") not in sys.path:
 from kernelwright.build.kernels import BuiltKernel, build_kernels  # noqa: E402
 from kernelwright.gen.devices import parse_arch  # noqa: E402
 from kernelwright.gen.errors import KernelError  # noqa: E402
-from kernelwright.gen.ladder import default_schedule  # noqa: E402
-from kernelwright.gen.plan import make_plan, mma_per_step  # noqa: E402
+from kernelwright.gen.ladder import default_schedule, ladder  # noqa: E402
+from kernelwright.gen.plan import make_plan, mma_per_step, predict_cost  # noqa: E402
 from kernelwright.gen.profile import load_profile  # noqa: E402
-from kernelwright.gen.spec import ForwardProblem, Variant  # noqa: E402
+from kernelwright.gen.spec import OPERATION, ForwardProblem, Variant  # noqa: E402
 
 Json = dict[str, Any]  # Any: it is JSON
 RESULT = ROOT / "benchmarks" / "results" / "static.md"
@@ -51,6 +53,14 @@ SAMPLE: tuple[Json, ...] = (
     {"is_causal": True, "head_dim": 512},
 )
 """What problems of bf16 and head_dim 128 have besides."""
+TRAINED = "train"
+BACKWARD_SAMPLE: tuple[Json, ...] = (
+    *(one for one in SAMPLE if one.get("head_dim") != 512),
+    {"head_dim": 72, "is_causal": True},
+    {"head_dim": 96, "is_causal": True},
+    {"head_dim": 192, "is_causal": True},
+)
+"""The same of the backward pass, whose kernels go to head_dim 256."""
 
 # By the beginning of an opcode: of the machine code, and of PTX.
 _CLASSES = {
@@ -149,12 +159,15 @@ def per_score(variant: Variant, loop: Sequence[Instruction]) -> Json:
 def row_of(kernel: BuiltKernel, folder: Path, tool: str | None, group: str) -> Json:
     """Return the figures of a kernel."""
     variant = kernel.variant
-    if tool is None:
-        code = virtual_code(kernel.ptx.decode())
-    else:
-        cubin = folder / "kernel.cubin"
-        cubin.write_bytes(kernel.cubin)
-        code = machine_code(tool, cubin)
+    counted = None
+    if variant.operation == OPERATION:
+        if tool is None:
+            code = virtual_code(kernel.ptx.decode())
+        else:
+            cubin = folder / "kernel.cubin"
+            cubin.write_bytes(kernel.cubin)
+            code = machine_code(tool, cubin)
+        counted = per_score(variant, steady_loop(code))
     return {
         "group": group,
         "variant": variant.name,
@@ -163,7 +176,8 @@ def row_of(kernel: BuiltKernel, folder: Path, tool: str | None, group: str) -> J
         "spill_bytes": kernel.report["spill_store_bytes"] + kernel.report["spill_load_bytes"],
         "smem_bytes": variant.smem_bytes,
         "cubin_bytes": len(kernel.cubin),
-        "per_score": per_score(variant, steady_loop(code)),
+        "cpu_seconds": round(predict_cost(variant).cpu_seconds, 2),
+        "per_score": counted,
     }
 
 
@@ -173,17 +187,31 @@ def sample(sm: int) -> list[Variant]:
     return [Variant(sm=sm, problem=one, schedule=default_schedule(one)) for one in problems]
 
 
+def backward_sample(sm: int) -> list[Variant]:
+    """Return the default kernels of the backward pass of a sample of features."""
+    problems = [ForwardProblem(**{"dtype": "bf16", "head_dim": 128, **one}) for one in BACKWARD_SAMPLE]
+    return [
+        rung.variant
+        for one in problems
+        for operation in ("flash_bwd", "flash_bwd_dq")
+        for rung in ladder(sm, one, operation)
+    ]
+
+
 def collect(profiles: Sequence[str], sms: Sequence[int], folder: Path) -> Json:
     """Compile and count.
 
     Raises:
         KernelError: if a kernel does not compile.
     """
-    wanted = {
-        f"profile {name}": [one.variant for one in make_plan(load_profile(name), list(sms)).kernels]
-        for name in profiles
-    }
+    wanted: dict[str, list[Variant]] = {}
+    for name in profiles:
+        found = [one.variant for one in make_plan(load_profile(name), list(sms)).kernels]
+        # What the profile of training has of the forward pass, others have.
+        group = f"profile {name}{', backward' if name == TRAINED else ''}"
+        wanted[group] = [one for one in found if name != TRAINED or one.operation != OPERATION]
     wanted["a sample of features"] = [one for sm in sms for one in sample(sm)]
+    wanted["a sample of features, backward"] = [one for sm in sms for one in backward_sample(sm)]
     variants = list(dict.fromkeys(one for group in wanted.values() for one in group))
     built = {one.variant: one for one in build_kernels(variants, folder)}
     tool = find_tool()
@@ -195,22 +223,26 @@ def markdown(result: Json) -> str:
     """Return the result as Markdown."""
     rows = result["rows"]
     spilling = [row["variant"] for row in rows if row["spill_bytes"]]
-    head = ["kernel", "registers", "spills, bytes", "shared memory, bytes", "cubin, bytes", "all"]
-    head += [*_CLASSES, "other", "tiles in the loop"]
+    head = ["kernel", "registers", "spills, bytes", "shared memory, bytes", "cubin, bytes"]
+    counts = ["all", *_CLASSES, "other"]
     parts = [
         "# Static figures of default kernels\n\n    python benchmarks/static.py\n\n"
         "`static`: registers and spills of a thread from ptxas; shared memory of a thread block; instructions of a "
         f"lane for each score, from the {result['code']} of the steady loop over key tiles, so for a tile of "
         "block_m x block_n scores. Two tiles in a loop: the masked and the unmasked path, or an unrolled loop. "
-        "No figure is a time.\n\n" + (f"Spilling: {', '.join(spilling)}.\n" if spilling else "No kernel spills.\n")
+        "No figure is a time of a kernel: CPU seconds are those of compiling it, `modelled`.\n\n"
+        + (f"Spilling: {', '.join(spilling)}.\n" if spilling else "No kernel spills.\n")
     ]
     for group in dict.fromkeys(row["group"] for row in rows):
-        table = [head, ["---"] * len(head)]
-        for row in (one for one in rows if one["group"] == group):
-            figures = row["per_score"]
+        mine = [one for one in rows if one["group"] == group]
+        columns = [*head, *([*counts, "tiles in the loop"] if mine[0]["per_score"] else []), "CPU s"]
+        table = [columns, ["---"] * len(columns)]
+        for row in mine:
             numbers = [row["registers"], row["spill_bytes"], f"{row['smem_bytes']:,}", f"{row['cubin_bytes']:,}"]
-            counts = [f"{figures[name]:.2f}" for name in ("all", *_CLASSES, "other")]
-            table.append([f"`{row['variant']}`", *map(str, numbers), *counts, str(figures["tiles"])])
+            line = [f"`{row['variant']}`", *map(str, numbers)]
+            if figures := row["per_score"]:
+                line += [*(f"{figures[name]:.2f}" for name in counts), str(figures["tiles"])]
+            table.append([*line, f"{row['cpu_seconds']:.2f}"])
         parts.append(f"## {group[0].upper()}{group[1:]}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in table))
     return "\n".join(parts)
 
@@ -218,7 +250,7 @@ def markdown(result: Json) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Compile, count, write the result and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    every = ["default", "all_head_dims"]
+    every = ["default", "all_head_dims", TRAINED]
     parser.add_argument("--profile", nargs="+", default=every, metavar="NAME", help=f"default: {' '.join(every)}")
     parser.add_argument("--arch", nargs="+", default=["sm80", "sm86", "sm89"], metavar="ARCH")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where the table goes (default: benchmarks/results)")

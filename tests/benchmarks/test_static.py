@@ -8,6 +8,7 @@ from static import Instruction, collect, find_tool, markdown, per_score, steady_
 
 from kernelwright.build.errors import ToolchainError
 from kernelwright.gen.errors import KernelError
+from kernelwright.gen.ladder import ladder
 from kernelwright.gen.plan import mma_per_step
 from kernelwright.gen.spec import ForwardProblem, ForwardSchedule, Variant
 
@@ -62,11 +63,16 @@ def test_a_kernel_has_one_exponential_and_its_mma_for_each_score(tmp_path, monke
     elif find_tool() is None:
         pytest.skip("no cuobjdump: the wheel nvidia-cuda-cuobjdump")
     monkeypatch.setattr(static, "sample", lambda sm: [VARIANT])
+    trained = ladder(80, VARIANT.problem, "flash_bwd")[-1].variant
+    monkeypatch.setattr(static, "backward_sample", lambda sm: [trained])
     try:
         result = collect([], [80], tmp_path)
     except ToolchainError as error:  # only without the mark: nvcc is there where a test so marked runs
         pytest.skip(str(error))
-    (row,) = result["rows"]
+    row, of_backward = result["rows"]
+    assert of_backward["variant"] == trained.name and of_backward["per_score"] is None
+    assert of_backward["spill_bytes"] == 0 and 0 < of_backward["cpu_seconds"] < 5
+    assert f"`{trained.name}`" in markdown(result)
     assert result["code"] == ("machine code" if has_tool else "PTX")
     figures = row["per_score"]
     assert 1 <= figures["special"] < 1.2 and figures["mma"] == round(mma_per_step(VARIANT) / 16, 3)
