@@ -25,6 +25,7 @@ import torch
 from fake_driver import HERE, StandIn, compile_c
 
 from kernelwright import resource_dir
+from kernelwright.gen.binding import bindings
 from kernelwright.runtime.binding import lower, read_binding
 from kernelwright.runtime.errors import DriverError, LaunchError
 from kernelwright.runtime.inputs import describe
@@ -658,6 +659,43 @@ def test_the_current_stream_of_the_tensors_device_is_used(exchange, device_id):
     assert f"stream {4096 + device_id} context {device_id}" in exchange.stand_in.launches[-1]
     assert exchange.operation.launch(*tensors, 0.5, 0, 77)
     assert "stream 77 " in exchange.stand_in.launches[-1]
+
+
+SIZES = {
+    "batch": 2,
+    "seqlen_q": 5,
+    "seqlen_k": 7,
+    "num_heads_q": 4,
+    "num_heads_kv": 2,
+    "head_dim": 64,
+    "head_dim_v": 64,
+}
+
+
+@pytest.mark.parametrize("name", ["flash_bwd", "flash_bwd_dq", "flash_bwd_delta", "flash_bwd_convert"])
+def test_a_backward_kernel_runs_on_the_device_and_stream_of_its_tensors(exchange, name):
+    binding = read_binding(node(json.loads(json.dumps(bindings()[name]))))
+    lowered = lower(binding)
+    operation = exchange.extension.Operation(**{one.name: getattr(lowered, one.name) for one in fields(lowered)})
+    bounds = tuple(ANY[0] for _ in binding.sizes), tuple(ANY[1] for _ in binding.sizes)
+    for device_id in (0, 1):
+        kernel = exchange.kernel(device_id, f"{name}{device_id}", constants=(64,) * len(binding.numbers))
+        operation.add_device(CUDA, device_id, ((FP16, 0, (64,) * len(binding.fixed), *bounds, kernel),))
+    for device_id in (1, 0):
+        given: list[Any] = []
+        for place, one in enumerate(binding.tensors):
+            if one.is_optional and one.name != "dq_sum":
+                given.append(None)
+                continue
+            shape = tuple(SIZES[dim] for dim in one.dims)
+            strides = torch.empty(shape, device="meta").stride()
+            code = FP16 if one.dtype == "io" else FP32
+            given.append(FakeTensor((0x10000000 * (place + 1), code, CUDA, device_id, shape, strides)))
+        install_exchange(exchange.stand_in.library, [one for one in given if one is not None])
+        assert operation.launch(*given, *(None for _ in binding.scalars), 0, None)
+        launched = exchange.stand_in.launches[-1]
+        assert launched.startswith(f"launch {name}{device_id} ")
+        assert launched.endswith(f"stream {4096 + device_id} context {device_id}")
 
 
 def test_a_byte_offset_is_added(exchange):
