@@ -124,7 +124,7 @@ def default_backward_schedule(sm: int, problem: ForwardProblem) -> BackwardSched
             return _backward(64, 128, 8, 1, (2, 4, 4), v_in_regs=True)
         return _backward(64, 64, 8, 2, (4, 2, 4))
     if width <= 128:
-        if is_bare and not is_small:
+        if is_bare and not is_small and width > 112:  # at 112 it would spill 4 bytes
             return _backward(64, 128, 8, 1, (4, 4, 4))
         is_held = is_small and set(problem.features) <= {"causal", "local", "varlen", "sparse"}
         is_deep = is_held or not (is_small or is_crowded)
