@@ -86,7 +86,7 @@ def make_functions(entry: Entry) -> dict[str, Callable[..., Any]]:  # Any: each 
             softcap: scores become softcap * tanh(scores / softcap), before bias and slopes; 0: they stay.
             alibi_slopes: float32 [num_heads_q] or [batch, num_heads_q]; the score of i and j falls by
                 slope * |i + seqlen_k - seqlen_q - j|.
-            deterministic: for the backward pass; the forward pass always is.
+            deterministic: gradients are bitwise the same each time, for more work; the result always is.
             return_attn_probs: return (out, lse, S_dmask) as FlashAttention-2 does; for tests, and slow with dropout.
             return_lse: return (out, lse).
             out: written and returned if given; like the result, any strides, apart from the inputs in memory.
@@ -102,7 +102,8 @@ def make_functions(entry: Entry) -> dict[str, Callable[..., Any]]:  # Any: each 
 
         Raises:
             UnsupportedInputError: if an argument is of a kind that no kernel takes.
-            NoKernelError: if no kernel was built for this; the last line says how to build it.
+            NoKernelError: if no kernel was built for this, or for its gradient where an input requires one; the last
+                line says how to build it.
             LaunchError, DriverError, TableError: if the launch, the driver or a file fails.
         """
         if (
