@@ -351,6 +351,8 @@ def _apart_modulo(period: int, one: torch.Tensor, other: torch.Tensor) -> bool:
 
 def is_conforming(tensor: torch.Tensor) -> bool:
     """Whether a kernel can read or write the tensor in place (docs/module.md)."""
+    if tensor.is_contiguous() and tensor.shape[-1] % 8 == 0:  # most are, and this is quicker
+        return bool(tensor.data_ptr() % ALIGNMENT == 0)
     steps: list[tuple[int, int]] = list(zip(tensor.stride(), tensor.shape, strict=True))
     if steps[-1][0] != 1 and steps[-1][1] != 1:
         return False
