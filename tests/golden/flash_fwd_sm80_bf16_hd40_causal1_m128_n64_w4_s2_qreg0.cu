@@ -468,10 +468,11 @@ __device__ __forceinline__ void compute_tile(const FlashFwdParams& params, unsig
             if (params.sink != nullptr) {  // one more term of the sum, which has no value
                 const float sink = params.sink[head + rows.head(m_start + warp * kRowsPerWarp + row_in_warp)] * kw::kLog2e;
                 const float new_max = fmaxf(row_max, sink);
-                const float rescale = kw::exp2_approx(row_max - new_max);
-                row_sum = row_sum * rescale + kw::exp2_approx(sink - new_max);
-                row_max = new_max;
-                inverse = rescale * kw::reciprocal_approx(row_sum);
+                const float shift = new_max == -INFINITY ? 0.f : new_max;  // no keys, and no sink either
+                const float rescale = kw::exp2_approx(row_max - shift);
+                row_sum = row_sum * rescale + kw::exp2_approx(sink - shift);
+                row_max = shift;
+                inverse = row_sum == 0.f ? 0.f : rescale * kw::reciprocal_approx(row_sum);
             }
             if constexpr (kHasDropout) inverse *= params.keep_scale;
             const int row = warp * kRowsPerWarp + row_in_warp;

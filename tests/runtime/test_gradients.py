@@ -155,6 +155,17 @@ def test_a_sink_of_minus_infinity_has_no_gradient(trainable):
     assert torch.equal(sink.grad, torch.zeros(4))
 
 
+def test_a_sink_of_minus_infinity_is_none_even_for_rows_without_keys(trainable):
+    q, k, v = (one.requires_grad_() for one in heads(seqlen_q=30, seqlen_k=10).values())
+    sink = torch.tensor([-torch.inf, 0.5, -torch.inf, 1.0])
+    out, lse = trainable.flash_attn_func(q, k, v, causal=True, sink=sink, return_lse=True)
+    plain_out, plain_lse = trainable.flash_attn_func(q, k, v, causal=True, return_lse=True)
+    assert torch.equal(out[:, :, ::2], plain_out[:, :, ::2]) and torch.equal(lse[:, ::2], plain_lse[:, ::2])
+    assert (lse[:, ::2, :20] == -torch.inf).all() and (out[:, :20] == 0).all()
+    grads = torch.autograd.grad(out.float().square().sum() + lse[:, 1::2].sum(), (q, k, v))
+    assert all(one.isfinite().all() for one in grads) and (grads[0][:, :20] == 0).all()
+
+
 def test_dropout_drops_the_same_in_both_passes(trainable):
     state = torch.tensor([5, 9])
     inputs = heads(torch.float16, 16)
