@@ -2,7 +2,7 @@
 
 from typing import Any
 
-_PUBLIC = ("EmulatorError", "Finding", "Memory", "Module", "Report", "configure", "load")
+_PUBLIC = ("EmulatorError", "Finding", "Memory", "Module", "Report", "TensorMap", "configure", "load")
 
 
 def __getattr__(name: str) -> Any:  # PEP 562; any type: the names are classes and functions

@@ -24,6 +24,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .library import library_path
+from .tensor_map import TensorMap
 
 Access = Literal["read", "write", "read_write"]
 _ACCESS: dict[str, int] = {"read": 1, "write": 2, "read_write": 3}
@@ -214,8 +215,8 @@ class Module:
             kernel: its name in the PTX.
             grid: thread blocks along x, y, z; trailing ones may be left out.
             block: threads along x, y, z; likewise.
-            args: one for each parameter: arrays and CPU tensors (their address), `Memory`, numpy scalars, or ctypes
-                structures and bytes for parameters passed by value.
+            args: one for each parameter: arrays and CPU tensors (their address), `Memory`, `TensorMap`, numpy scalars,
+                or ctypes structures and bytes for parameters passed by value.
             memory: further arrays the kernel may touch, through pointers inside structures.
             shared_bytes: dynamic shared memory of a block.
             cluster: only (1, 1, 1).
@@ -264,11 +265,18 @@ class Module:
             raise EmulatorError(f"kernel {kernel} takes {len(sizes)} arguments, got {len(args)}")
         buffers = []
         for index, (arg, size) in enumerate(zip(args, sizes, strict=True)):
-            raw = _argument(arg, declared)
+            raw = self._tensor_map(arg, declared) if isinstance(arg, TensorMap) else _argument(arg, declared)
             if len(raw) != size:
                 raise EmulatorError(f"kernel {kernel}: argument {index} has {len(raw)} bytes, the parameter {size}")
             buffers.append(ctypes.create_string_buffer(raw, max(size, 1)))
         return buffers
+
+    def _tensor_map(self, map_: TensorMap, declared: list[Memory]) -> bytes:
+        declared.append(Memory(array=map_.array, access=map_.access))
+        status, raw = map_.encode(self._lib)
+        if status:
+            raise EmulatorError(_message(self._lib))
+        return raw
 
     def _prepare(self, settings: dict[str, object], declared: Iterable[Memory]) -> None:
         """Tell the library this thread's next launch: its settings, where they are not None, and its memory."""

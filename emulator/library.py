@@ -16,15 +16,15 @@ SOURCE_DIR = Path(__file__).parent / "src"
 # run time. The baseline objects come first: where both define the same inline function the linker keeps the first.
 _HOT = (
     "alu_int", "alu_float", "alu_half", "compare", "convert", "memory", "async", "mbarrier", "warp_ops", "matrix",
-    "wmma", "calls", "directed", "variant",
+    "wmma", "calls", "directed", "tma", "wgmma", "variant",
 )  # fmt: skip
 _LOADER = (
     "lexer", "parser", "link", "decode", "decode_forms", "decode_mbarrier", "decode_matrix", "registers",
-    "undefined_flow", "decode_hopper",
+    "undefined_flow", "decode_hopper", "decode_wgmma",
 )  # fmt: skip
 _COMMON = (
     "driver", "launch", "report", "select", "checks", "race", "global_race", "barriers", "mbarrier_state", "schedule",
-    "parallel", "print", "register_pool",
+    "parallel", "print", "register_pool", "bulk", "tensor_map", "wgmma_state",
 )  # fmt: skip
 FLAGS = ("-std=c++17", "-fvisibility=hidden", "-fwrapv", "-fno-strict-aliasing", "-pthread")
 # Arithmetic as written: no contraction into fma. errno and floating-point exceptions are nobody's business here.

@@ -11,7 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-SyncKind = Literal["wait", "commit", "barrier", "warp_sync", "phase_wait", "phase_arrive", "copy_arrive"]
+SyncKind = Literal[
+    "wait", "commit", "barrier", "warp_sync", "phase_wait", "phase_arrive", "copy_arrive", "fence",
+    "group_wait", "group_commit"
+]  # fmt: skip
 Change = Literal["deleted", "weakened"]
 
 # Comments come first, so that what they hold is no instruction. A guard goes with its instruction.
@@ -23,6 +26,9 @@ _TOKEN = re.compile(
         | (?P<commit>cp\.async\.commit_group)
         | (?P<phase_wait>mbarrier\.(?:test|try)_wait\S*\s+(?P<done>[%\w$]+)\s*,[^;]*)
         | (?P<phase_arrive>mbarrier\.arrive[^;]*)
+        | (?P<fence>(?:fence\.proxy\.async|fence\.mbarrier_init|wgmma\.fence)[^;]*)
+        | (?P<group_wait>(?P<async_wait>(?:wgmma|cp\.async\.bulk)\.wait_group\S*)\s+(?P<async_groups>\d+))
+        | (?P<group_commit>(?:wgmma|cp\.async\.bulk)\.commit_group[^;]*)
         | (?P<copy_arrive>cp\.async\.mbarrier\.arrive[^;]*)
         | (?P<warp_sync>bar\.warp\.sync\b[^;]*)
         | (?P<barrier>(?:bar|barrier)(?:\.cta)?\.(?:sync|arrive)\b[^;]*)
@@ -60,7 +66,8 @@ def sync_mutants(ptx: str) -> list[Mutant]:
 
     Deleted, each in turn: `cp.async.wait_group`, `wait_all` and `commit_group`, block barriers that give no value
     (`bar.sync`, `bar.arrive` and their `barrier` forms), `bar.warp.sync`, `mbarrier.arrive` and `arrive_drop`, and
-    `cp.async.mbarrier.arrive`. A `cp.async` wait is also weakened by one group. A wait for the phase of an mbarrier is
+    `cp.async.mbarrier.arrive`; fences of proxies, of initialisations and of `wgmma`; commits of and waits for groups of
+    bulk copies and of `wgmma`. A wait for groups is also weakened by one. A wait for the phase of an mbarrier is
     weakened so that it succeeds at once.
     """
     found = [match for match in _TOKEN.finditer(ptx) if match.lastgroup]
@@ -95,6 +102,8 @@ def _changes(match: re.Match[str]) -> Iterator[tuple[Change, str]]:
         yield "weakened", f"{guard}setp.eq.u32 {match['done']}, 0, 0;"
         return
     yield "deleted", ""
+    if match["group_wait"]:
+        yield "weakened", f"{guard}{match['async_wait']} {int(match['async_groups']) + 1};"
     if match["wait"]:
         if match["groups"]:
             yield "weakened", f"{guard}cp.async.wait_group {int(match['groups']) + 1};"

@@ -4,6 +4,7 @@
 
 #include "checks.h"
 #include "register_pool.h"
+#include "wgmma_state.h"
 
 namespace kw {
 namespace {
@@ -161,6 +162,8 @@ void describe_wait(const Launch& launch, const Warp& warp, std::string& text) {
         text += " warp " + std::to_string(warp.index) + (spins ? " spins at " : " waits at ") + describe(launch, spins ? warp.poll_pc : split.pc);
         if (split.state == SplitState::AtBarrier && split.barrier == kRegisterWait) {
             text += register_wait(warp, split);
+        } else if (split.state == SplitState::AtBarrier && split.barrier == kWgmmaWait) {
+            text += wgmma_wait_text(warp);
         } else if (split.state == SplitState::AtBarrier) {
             const BarrierState& barrier = warp.block->barriers[split.barrier];
             text += " (barrier " + std::to_string(split.barrier) + ": " + std::to_string(barrier.arrived) + " of " +

@@ -204,7 +204,9 @@ void report_shared_read(Warp& warp, const Insn& insn, int lane, uint32_t offset,
             }
         }
     }
-    report(warp, insn, lane, "async_read", "reads byte " + std::to_string(at) + " of shared memory before the cp.async that fills it has completed");
+    const std::string bulk = bulk_filling(launch, *warp.block, at);
+    report(warp, insn, lane, "async_read", "reads byte " + std::to_string(at) + " of shared memory before the " +
+               (bulk.empty() ? "cp.async that fills it has completed" : "bulk copy that fills it has completed: " + bulk));
 }
 
 void check_shared_write(Warp& warp, const Insn& insn, int lane, uint32_t offset, uint32_t bytes) {
@@ -212,9 +214,12 @@ void check_shared_write(Warp& warp, const Insn& insn, int lane, uint32_t offset,
     const uint8_t *begin = warp.block->shadow + offset, *end = begin + bytes;
     if (launch.checks.barrier && std::find(begin, end, kMbarrier) != end) report_mbarrier_access(warp, insn, lane, "writes", offset, bytes);
     if (!launch.checks.async || std::find(begin, end, kInFlight) == end) return;
+    const uint32_t at = offset + static_cast<uint32_t>(std::find(begin, end, kInFlight) - begin);
+    const std::string bulk = bulk_filling(launch, *warp.block, at);
     report(warp, insn, lane, "async_write",
            "writes " + std::to_string(bytes) + " bytes of shared memory at offset " + std::to_string(offset) +
-               " while an earlier cp.async to them is still in flight; wait for it with cp.async.wait_group, or for the mbarrier that tracks it, first");
+               " while an earlier " + (bulk.empty() ? "cp.async to them is still in flight; wait for it with cp.async.wait_group, or for the mbarrier that tracks it, first" :
+           "bulk copy to them is still in flight: " + bulk));
 }
 
 }  // namespace kw

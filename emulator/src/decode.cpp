@@ -1,6 +1,7 @@
 // From the syntax tree to what the interpreter runs: variables, labels, operands.
 // SPDX-License-Identifier: Apache-2.0
 #include "decode.h"
+#include "wgmma_state.h"
 
 #include <algorithm>
 
@@ -165,7 +166,10 @@ void KernelDecoder::instruction(const Statement& statement) {
     else if (base == "ld" || base == "st" || base == "ldu") load_store(parts);
     else if (base == "atom" || base == "red") atomic(parts);
     else if (base == "mbarrier" || (base == "cp" && parts.size() > 2 && parts[2] == "mbarrier")) mbarrier(parts);
+    else if (base == "cp" && parts.size() > 2 && (parts[1] == "reduce" || parts[2] == "bulk")) bulk(parts);
     else if (base == "cp") copy_async(parts);
+    else if (base == "wgmma") wgmma(parts);
+    else if (base == "tensormap") fail(text() + " is not supported: tensor maps are not changed by kernels here");
     else if (base == "wmma") wmma(parts);
     else if (base == "ldmatrix" || base == "stmatrix" || base == "movmatrix" || base == "mma") matrix(parts);
     else if (base == "shfl" || base == "vote" || base == "match" || base == "redux" || base == "elect" || base == "activemask")
@@ -375,7 +379,8 @@ void KernelDecoder::finish() {
     k.code.push_back(last);
     k.where.push_back(k.where.empty() ? SourceLine{} : k.where.back());
     if (k.forms.empty()) k.forms.push_back({"ret", Fidelity::Exact});
-    const std::vector<uint32_t> from_start = allocate_registers(k, ast_.registers, uses_, predicate_uses_, sink32_, sink64_);
+    const std::vector<bool> watched = wgmma_copies(k, ast_.registers.size(), uses_, wgmma_registers_);
+    const std::vector<uint32_t> from_start = allocate_registers(k, ast_.registers, uses_, predicate_uses_, sink32_, sink64_, watched);
     count_runs(k);
     k.constants.resize(constant_bytes_);
     uint32_t at = 0;
@@ -387,6 +392,7 @@ void KernelDecoder::finish() {
         at += wide ? 256 : 128;
     }
     track_undefined(k, ast_.registers, ast_.register_names, uses_, predicate_uses_, predicate_index_, from_start);
+    if (!wgmma_registers_.empty()) watch_wgmma(k, watched, uses_, ast_.register_names);
 }
 
 namespace {

@@ -27,8 +27,9 @@ constexpr uint32_t kGuardWord = 255;  // RegisterUse::word of a guard
 // never live at the same time share a place, so that a warp's file stays in the first-level cache. `predicates`: uses of
 // predicates, guards too, which need no place. Returns the registers and predicates that a thread may read before it has
 // written them: those live at the kernel's start.
+// Those of `alone` share their place with no other.
 std::vector<uint32_t> allocate_registers(Kernel& kernel, const std::vector<RegisterDecl>& registers, const std::vector<RegisterUse>& uses,
-                                         const std::vector<RegisterUse>& predicates, uint32_t sink32, uint32_t sink64);
+                                         const std::vector<RegisterUse>& predicates, uint32_t sink32, uint32_t sink64, const std::vector<bool>& alone);
 
 // Fills what is derived from Kernel::code.
 void count_runs(Kernel& kernel);
@@ -69,6 +70,10 @@ class KernelDecoder {
     void control(const Parts& parts);
     void barrier(Parts parts);
     void set_registers(Parts parts);
+    void bulk(Parts parts);
+    void bulk_operands(const std::string& form, const std::vector<Operand>& addresses, const std::vector<Operand>& values);
+    void wgmma(Parts parts);
+    void wgmma_product(Parts parts);
     void fence(Parts parts);
     void dependent_grids(const Parts& parts);
     void branch(const Statement& statement);
@@ -120,6 +125,7 @@ class KernelDecoder {
     Insn insn_;
     std::vector<RegisterUse> uses_, pending_;  // pending_: of the statement being decoded
     std::vector<RegisterUse> predicate_uses_;
+    std::vector<uint32_t> wgmma_registers_;  // accumulators, and those that hold A
     std::vector<uint32_t> predicate_index_;
     std::map<std::pair<bool, uint64_t>, uint32_t> constants_;
     std::vector<std::pair<bool, uint64_t>> constant_values_;

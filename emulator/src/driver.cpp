@@ -7,6 +7,7 @@
 #include <set>
 
 #include "launch.h"
+#include "tensor_map.h"
 
 #define KW_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -339,6 +340,15 @@ KW_EXPORT int cuKernelGetParamInfo(void* handle, size_t index, size_t* offset, s
 }
 KW_EXPORT int cuLaunchKernelEx(const LaunchConfig* config, void* function, void** params, void** extra) {
     return guarded([&] { return launch(config, function, params, extra); });
+}
+KW_EXPORT int cuTensorMapEncodeTiled(void* map, int type, unsigned rank, void* address, const uint64_t* extents, const uint64_t* strides, const unsigned* box,
+                                     const unsigned* steps, int interleave, int swizzle, int promotion, int fill) {
+    return guarded([&] {
+        std::string message;
+        const TensorMapRequest request{type, interleave, swizzle, promotion, fill, rank, reinterpret_cast<uint64_t>(address), extents, strides, box, steps};
+        const int code = encode_tensor_map(request, map, message);
+        return code == kSuccess ? code : fail(static_cast<Result>(code), message);
+    });
 }
 KW_EXPORT int cuStreamSynchronize(void*) { return kSuccess; }
 KW_EXPORT int cuCtxSynchronize() { return kSuccess; }

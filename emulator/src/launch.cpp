@@ -102,6 +102,9 @@ void start_block(Launch& launch, Block& block, uint64_t number) {
     if (launch.shadowed) std::memset(block.shadow, kUnwritten, block.shared_bytes);
     for (BarrierState& barrier : block.barriers) barrier = BarrierState{};
     block.mbarriers = Mbarriers{};
+    block.bulk.clear();
+    if (launch.kernel->wgmma_watch) block.layouts.assign(block.shared_bytes / kGranule + 1, 0);
+    block.wgmma_components.assign(block.warps.size() / 4, 0);
     block.number = static_cast<uint32_t>(number);
     if (launch.checks.race) block.races.reset(static_cast<uint32_t>(block.warps.size()), block.shared_bytes);
     // Registers, predicates and local memory start the same for every block, whichever ran here before.
@@ -119,6 +122,12 @@ void start_block(Launch& launch, Block& block, uint64_t number) {
         std::memset(warp.last_landing, 0, sizeof warp.last_landing);
         warp.copies_issued = 0;
         warp.tracked.clear();
+        std::memset(warp.bulk_committed, 0, sizeof warp.bulk_committed);
+        std::memset(warp.bulk_component, 0, sizeof warp.bulk_component);
+        warp.wgmma_committed = 0;
+        warp.wgmma_open = false;
+        warp.wgmma_fences = 1;
+        if (launch.kernel->wgmma_watch) warp.wgmma_places.assign(launch.kernel->register_bytes / 128 + 2, WgmmaPlace{});
         warp.yielding = warp.polling = warp.stuck = 0;
         warp.failed_polls = 0;
         warp.failed_at_change = warp.stuck_at_change = 0;

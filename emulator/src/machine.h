@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base.h"
+#include "bulk.h"
 #include "global_race.h"
 #include "mbarrier_state.h"
 #include "program.h"
@@ -55,7 +56,8 @@ struct Config {
     X(shared_load_wavefronts) X(shared_load_wavefronts_ideal) X(shared_store_wavefronts)                            \
     X(shared_store_wavefronts_ideal) X(ldmatrix_wavefronts) X(ldmatrix_wavefronts_ideal) X(stmatrix_wavefronts)      \
     X(stmatrix_wavefronts_ideal) X(cp_async_wavefronts)                                                             \
-    X(cp_async_wavefronts_ideal) X(cp_async_bytes) X(atomics) X(barriers) X(blocks)
+    X(cp_async_wavefronts_ideal) X(cp_async_bytes) X(bulk_load_bytes) X(bulk_store_bytes) X(wgmma) X(wgmma_flops)                            \
+    X(atomics) X(barriers) X(blocks)
 
 struct Counters {
 #define KW_FIELD(name) uint64_t name = 0;
@@ -106,6 +108,15 @@ struct Split {
     uint8_t barrier = 0;
 };
 
+// What the asynchronous proxy does with a register: the last wgmma that uses it, and the last other write to it.
+struct WgmmaPlace {
+    uint32_t group = 0;    // 1 + number of the group of a wgmma that may still use the register
+    uint32_t pc = 0;       // of that wgmma
+    uint32_t shape = 0;    // of its accumulators; 0: it reads the register as A
+    uint32_t written = 0;  // Warp::wgmma_fences at the last write by another instruction
+    uint32_t write_pc = 0;
+};
+
 struct Block;
 struct Launch;
 struct UndefinedState;
@@ -127,6 +138,12 @@ struct Warp {
     uint32_t copies_issued = 0;
     uint32_t last_landing[kLanes];       // race check: sequence number at the last wait that landed copies of the thread
     std::vector<TrackedCopies> tracked;  // landed through mbarriers
+    uint32_t bulk_committed[kLanes];     // cp.async.bulk groups, per thread
+    uint32_t bulk_component[kLanes];     // race check: of the thread's bulk copies to global memory; 0: none yet
+    uint32_t wgmma_committed = 0;        // groups
+    bool wgmma_open = false;             // a wgmma is in no committed group
+    uint32_t wgmma_fences = 1;           // executed, and 1
+    std::vector<WgmmaPlace> wgmma_places;  // by place in the register file, of registers that wgmma uses
     // Polls of mbarriers that failed since the state of any last changed.
     Mask yielding = 0;  // lanes that let the others of the warp go first
     Mask polling = 0, stuck = 0;
@@ -163,6 +180,9 @@ struct Block {
     BarrierState barriers[16];
     uint32_t free_registers = 0;  // that warps have given back, setmaxnreg
     Mbarriers mbarriers;
+    std::vector<BulkCopy> bulk;  // in flight, oldest first
+    std::vector<uint8_t> layouts;  // by granule: BulkCopy::layout of the last copy to it
+    std::vector<uint32_t> wgmma_components;  // race check: by warpgroup, of what its wgmmas read; 0: none yet
     std::vector<Warp> warps;
     RaceDetector races;
     uint32_t number = 0;  // in the grid, x fastest

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "barriers.h"
+#include "bulk.h"
 #include "checks.h"
 
 namespace kw {
@@ -33,10 +34,12 @@ std::string progress_of(const Mbarrier& b) {
 }
 
 // What a warp that waits for ever wants to know beside that: who was last heard of.
-std::string history_of(const Launch& launch, const Mbarrier& b) {
+std::string history_of(const Launch& launch, const Block& block, const Mbarrier& b) {
     std::string text;
     if (b.arrivals_seen) text += "; the last of " + std::to_string(b.arrivals_seen) + " arrivals was at " + describe(launch, b.arrive_pc);
     if (!b.transactions) return text;
+    const uint64_t flying = bulk_in_flight(block, b);
+    if (flying) text += "; copies of " + std::to_string(flying) + " bytes are in flight";
     if (!b.announced) return text + "; copies brought " + std::to_string(-b.transactions) + " bytes and no expect_tx announced any";
     text += "; " + std::to_string(b.announced) + " bytes were announced, the last at " + describe(launch, b.expect_pc) + ", and copies brought " +
             std::to_string(b.announced - b.transactions);
@@ -134,11 +137,15 @@ void arrive_now(Block& block, Mbarrier& b, const AsyncArrival& arrival) {
 void settle(Launch& launch, Block& block, Mbarrier& b) {
     std::vector<AsyncArrival>& arrivals = block.mbarriers.arrivals;
     const auto mine = [&b](const AsyncArrival& a) { return a.mbarrier == b.index; };
-    if (!b.pending || static_cast<size_t>(std::count_if(arrivals.begin(), arrivals.end(), mine)) < b.pending) return;
+    if (!b.pending) return bulk_settle(launch, block, b);
+    if (static_cast<size_t>(std::count_if(arrivals.begin(), arrivals.end(), mine)) < b.pending) return;
     std::vector<AsyncArrival> left, now;
     for (const AsyncArrival& arrival : arrivals) (mine(arrival) && now.size() < b.pending ? now : left).push_back(arrival);
     arrivals = std::move(left);
     for (const AsyncArrival& arrival : now) arrive_now(block, b, arrival);
+    const uint32_t phase = b.phase;
+    bulk_settle(launch, block, b);
+    if (b.phase != phase) return;  // the bytes that landed have completed it
     advance_if_complete(launch, block, b);
 }
 
@@ -187,7 +194,7 @@ void mbarrier_init(Warp& w, const Insn& i, Mask m, const uint32_t* offset, const
             Mbarrier object;
             object.offset = at;
             object.index = found->second;
-            if (launch.checks.race) object.component = w.block->races.add_component(launch, at);
+            if (launch.checks.race) object.component = w.block->races.add_component(launch, {AgentKind::Mbarrier, at});
             objects.all.push_back(object);
         }
         Mbarrier& b = objects.all[found->second];
@@ -205,6 +212,9 @@ void mbarrier_init(Warp& w, const Insn& i, Mask m, const uint32_t* offset, const
         if (b.phase != b.first) b.phase += 2;
         b.first = b.phase;
         b.init_pc = pc_of(w, i);
+        b.init_warp = w.index;
+        b.init_lane = l;
+        b.proxied = false;
         std::memcpy(w.block->shared + at, kPattern, kMbarrierBytes);
         if (launch.shadowed) std::memset(w.block->shadow + at, kMbarrier, kMbarrierBytes);
     }
@@ -287,6 +297,34 @@ void mbarrier_expect(Warp& w, const Insn& i, Mask m, const uint32_t* offset, con
         Mbarrier* b = use(w, i, l, offset[l]);
         if (b) expect(w, i, l, *b, bytes[l]);
     }
+}
+
+Mbarrier* mbarrier_for_copy(Warp& w, const Insn& i, uint32_t lane, uint32_t offset) {
+    Mbarrier* b = use(w, i, lane, offset);
+    if (b && !b->proxied && w.launch->checks.race) {
+        report(w, i, static_cast<int>(lane), "proxy",
+               "counts its bytes by " + name_of(*b) + ", whose initialisation at " + describe(*w.launch, b->init_pc) +
+                   " the async proxy may not see; fence.mbarrier_init or fence.proxy.async must come after it, and then a barrier");
+        b->proxied = true;
+    }
+    return b;
+}
+
+void mbarrier_bytes(Launch& launch, Block& block, Mbarrier& b, uint32_t bytes) {
+    b.transactions -= bytes;
+    block.mbarriers.changes += 1;
+    advance_if_complete(launch, block, b);
+}
+
+void mbarrier_fence(Warp& w, Mask m) {
+    for (Mbarrier& b : w.block->mbarriers.all) {
+        if (!b.live || b.proxied) continue;
+        b.proxied = (b.init_warp == w.index && (m >> b.init_lane & 1u)) || !w.launch->checks.race || w.block->races.comes_after_write(w, b.offset);
+    }
+}
+
+std::string mbarrier_text(const Launch& launch, const Block& block, const Mbarrier& b) {
+    return name_of(b) + " (" + progress_of(b) + history_of(launch, block, b) + ")";
 }
 
 // As a copy does, but by a thread: it releases nothing.
@@ -408,7 +446,7 @@ std::string polled_by(const Warp& w, const Split& split) {
     const auto found = objects.at.find(w.failed_offset[l]);
     if (found == objects.at.end()) return "";
     const Mbarrier& b = objects.all[found->second];
-    return " polls at " + describe(*w.launch, w.failed_pc[l]) + " (" + name_of(b) + ": " + progress_of(b) + history_of(*w.launch, b) + ")";
+    return " polls at " + describe(*w.launch, w.failed_pc[l]) + " (" + name_of(b) + ": " + progress_of(b) + history_of(*w.launch, *w.block, b) + ")";
 }
 
 }  // namespace kw

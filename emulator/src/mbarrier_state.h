@@ -34,6 +34,8 @@ struct Mbarrier {
     uint32_t arrivals_seen = 0;             // in this phase
     uint32_t first = 0, phase = 0;  // number of the first phase since initialisation, of the current one
     uint32_t init_pc = 0;
+    uint32_t init_warp = 0, init_lane = 0;
+    bool proxied = false;  // a fence has made the initialisation visible to the async proxy
     uint32_t component = 0;       // of the race check's clocks
     Clock arriving, completed;    // what arrivals so far have released, and those of completed phases
 };
@@ -56,7 +58,9 @@ struct TrackedCopies {
     Mask lanes;
 };
 
+struct Block;
 struct Insn;
+struct Launch;
 struct Warp;
 struct Split;
 
@@ -71,6 +75,15 @@ void mbarrier_track_copies(Warp& w, const Insn& i, Mask m, const uint32_t* offse
 // The lanes for which the phase named by `state`, or by its parity, is complete.
 Mask mbarrier_wait(Warp& w, const Insn& i, Mask m, const uint32_t* offset, const uint64_t* state);
 inline uint32_t mbarrier_pending(uint64_t state) { return static_cast<uint32_t>(state) & kMaxMbarrierCount; }
+
+// The object that a bulk copy names to count its bytes; null and a finding if it is not initialised.
+Mbarrier* mbarrier_for_copy(Warp& w, const Insn& i, uint32_t lane, uint32_t offset);
+// A copy's bytes have landed.
+void mbarrier_bytes(Launch& launch, Block& block, Mbarrier& b, uint32_t bytes);
+// fence.mbarrier_init or fence.proxy.async by lanes of a warp.
+void mbarrier_fence(Warp& w, Mask m);
+// Where the object is and what its phase lacks.
+std::string mbarrier_text(const Launch& launch, const Block& block, const Mbarrier& b);
 
 // cp.async.wait_group or wait_all by lanes whose copies an mbarrier has landed: `covered` says which groups are waited for.
 void wait_for_tracked(Warp& w, Mask m, bool all, uint32_t keep);

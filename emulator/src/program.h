@@ -35,6 +35,7 @@ enum class Kind : uint8_t {
     BarrierArrive,
     BarrierReduce,  // o[0] id, o[1] count, o[2] destination, o[3] predicate, ext = ReduceKind
     WarpSync,       // o[0] member mask
+    WgmmaWait,      // imm = groups that may be in flight still
     SetRegisters,   // imm = registers of each thread, mode = 1 to get more
     Trap,
 };
@@ -100,6 +101,7 @@ class Bytes {
 
 struct Module;
 struct Tracking;
+struct WgmmaWatch;
 
 struct Kernel {
     std::string name;
@@ -123,6 +125,7 @@ struct Kernel {
     uint32_t maxnreg = 0;  // 0: not given
     std::shared_ptr<const Kernel> tracked;  // the form that launches with the check `init` run; null: nothing can be undefined
     std::shared_ptr<const Tracking> tracking;  // of that form; see undefined.h
+    std::shared_ptr<const WgmmaWatch> wgmma_watch;  // null: the kernel has no wgmma
     bool may_wait = false;  // strong accesses to global memory or atomics on it: a block may wait for another
     bool reads_clock = false;  // which counts the instructions of the launch so far
     bool prints = false;       // in the order of execution

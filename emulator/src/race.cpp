@@ -34,6 +34,8 @@ void merge(Clock& to, const Clock& from) {
     raise(to.warps, from.warps);
     for (const LaneRelease& one : from.lanes) add(to.lanes, one);
     join(to.abroad, from.abroad);
+    raise(to.fenced, from.fenced);
+    for (const LaneRelease& one : from.fenced_lanes) add(to.fenced_lanes, one);
 }
 
 bool knows(const Clock& clock, Record before) {
@@ -102,10 +104,12 @@ void join(View& to, const View& from) {
 void RaceDetector::reset(uint32_t warps, uint32_t shared_bytes) {
     warps_ = warps;
     seq_.assign(warps, 1);
-    know_.assign(warps, Clock{std::vector<uint32_t>(warps, 0), {}, {}, 0});
+    know_.assign(warps, Clock{std::vector<uint32_t>(warps, 0), {}, {}, {}, {}, 0});
     lanes_know_.assign(warps, {});
     lanes_acquired_.assign(warps, {});
-    component_offsets_.clear();
+    agents_.clear();
+    agent_reads_.clear();
+    shared_bytes_ = shared_bytes;
     writes_.reset(shared_bytes);
     reads_.resize(warps);
     for (RecordTable& table : reads_) table.reset(shared_bytes);
@@ -133,10 +137,19 @@ bool RaceDetector::ordered_slowly(Record before, uint32_t warp, uint32_t lane) c
 
 void RaceDetector::found(Warp& warp, const Insn& insn, uint32_t lane, uint32_t offset, const char* verb, Record before, bool before_writes) {
     const Launch& launch = *warp.launch;
+    if (before.warp() >= warps_ && !before_writes) {
+        const bool multiplies = agents_[before.warp() - warps_].kind == AgentKind::Wgmma;
+        report(warp, insn, lane < kLanes ? static_cast<int>(lane) : -1, "race",
+               std::string(verb) + " byte " + std::to_string(offset) + " of shared memory, which the " + (multiplies ? "wgmma" : "copy") + " at " +
+                   describe(launch, before.pc()) + " may still read; nothing orders the two. " +
+                   (multiplies ? "wgmma.wait_group must come first, by a warp of its warpgroup that this thread synchronises with"
+                               : "Its thread must wait with cp.async.bulk.wait_group or wait_group.read first, and this thread synchronise with it"));
+        return;
+    }
     if (before.warp() >= warps_) {
         report(warp, insn, lane < kLanes ? static_cast<int>(lane) : -1, "race",
                std::string(verb) + " byte " + std::to_string(offset) + " of shared memory, which the copy at " + describe(launch, before.pc()) +
-                   " wrote; nothing orders the two. The copy is tracked by the mbarrier at byte " + std::to_string(component_offsets_[before.warp() - warps_]) +
+                   " wrote; nothing orders the two. The copy is tracked by the mbarrier at byte " + std::to_string(agents_[before.warp() - warps_].id) +
                    ": its phase must be waited for with mbarrier.test_wait or try_wait, by this thread or by one that this thread synchronises with");
         return;
     }
@@ -163,6 +176,80 @@ void RaceDetector::check(Warp& warp, const Insn& insn, uint32_t lane, uint32_t o
         table.visit(offset, bytes, [&](Record r) {
             if (!ordered(r, w, lane)) found(warp, insn, lane, offset, verb, r, false);
         });
+    for (const auto& table : agent_reads_)
+        table.second.visit(offset, bytes, [&](Record r) {
+            if (!ordered(r, w, lane)) found(warp, insn, lane, offset, verb, r, false);
+        });
+}
+
+// Whether a fence.proxy.async lies between an access of the generic proxy and what the lane does now.
+bool RaceDetector::proxied(Record before, uint32_t warp, uint32_t lane) const {
+    const auto holds = [before](const Clock& clock) {
+        if (before.warp() < clock.fenced.size() && clock.fenced[before.warp()] > before.seq()) return true;
+        for (const LaneRelease& one : clock.fenced_lanes)
+            if (one.warp == before.warp() && one.lane == before.lane() && one.seq >= before.seq()) return true;
+        return false;
+    };
+    if (holds(know_[warp])) return true;
+    for (const Acquired& one : lanes_acquired_[warp])
+        if ((lane >= kLanes || (one.lanes >> lane & 1u)) && holds(one.clock)) return true;
+    return false;
+}
+
+void RaceDetector::cross_proxy(Warp& warp, const Insn& insn, uint32_t lane, uint32_t offset, uint32_t bytes, const char* verb) {
+    writes_.visit(offset, bytes, [&](Record r) {
+        if (r.warp() >= warps_ || !ordered(r, warp.index, lane) || proxied(r, warp.index, lane)) return;  // unordered: a race, reported as such
+        report(warp, insn, lane < kLanes ? static_cast<int>(lane) : -1, "proxy",
+               std::string(verb) + " byte " + std::to_string(offset) + " of shared memory in the async proxy, which warp " + std::to_string(r.warp()) + " wrote at " +
+                   describe(*warp.launch, r.pc()) + " in the generic proxy; fence.proxy.async must come between the two, best by the thread that wrote, before the barrier");
+    });
+}
+
+void RaceDetector::async_read(Warp& warp, const Insn& insn, uint32_t lane, uint32_t offset, uint32_t bytes, uint32_t component, uint32_t seq) {
+    check(warp, insn, lane, offset, bytes, "reads", false);
+    cross_proxy(warp, insn, lane, offset, bytes, "reads");
+    const auto found = agent_reads_.find(component);
+    RecordTable& table = found == agent_reads_.end() ? agent_reads_[component] : found->second;
+    if (found == agent_reads_.end()) table.reset(shared_bytes_);
+    table.set(offset, bytes, Record::make(seq, component, kNoLane, pc_of(warp, insn)));
+}
+
+void RaceDetector::fence_proxy(Warp& warp, Mask lanes) {
+    const uint32_t w = warp.index;
+    Clock& know = know_[w];
+    raise(know.fenced, know.warps);
+    for (const LaneRelease& one : know.lanes) add(know.fenced_lanes, one);
+    for (const Acquired& one : lanes_acquired_[w]) {
+        if (!(one.lanes & lanes)) continue;
+        raise(know.fenced, one.clock.warps);
+        for (const LaneRelease& release : one.clock.lanes) add(know.fenced_lanes, release);
+    }
+    if (lanes == warp.start) {
+        raise(know.fenced, w, seq_[w] + 1);
+    } else {
+        const std::vector<uint32_t>& met = lanes_know_[w];
+        for (Mask left = lanes; left; left &= left - 1) {
+            const uint32_t lane = static_cast<uint32_t>(__builtin_ctz(left));
+            for (uint32_t other = 0; other < kLanes && !met.empty(); ++other)
+                if (met[lane * kLanes + other]) add(know.fenced_lanes, {w, other, met[lane * kLanes + other] - 1});
+            add(know.fenced_lanes, {w, lane, seq_[w]});
+        }
+    }
+    std::vector<LaneRelease>& singles = know.fenced_lanes;
+    singles.erase(std::remove_if(singles.begin(), singles.end(), [&know](const LaneRelease& one) { return one.warp < know.fenced.size() && know.fenced[one.warp] > one.seq; }), singles.end());
+    next_sequence(warp);  // what follows is not fenced
+}
+
+bool RaceDetector::is_copied(uint32_t offset) const {
+    bool copied = false;
+    writes_.visit(offset, 1, [&](Record r) { copied = r.warp() >= warps_; });
+    return copied;
+}
+
+bool RaceDetector::comes_after_write(const Warp& warp, uint32_t offset) const {
+    bool after = true;
+    writes_.visit(offset, 1, [&](Record r) { after &= ordered(r, warp.index, kWholeWarp); });
+    return after;
 }
 
 void RaceDetector::read(Warp& warp, const Insn& insn, uint32_t lane, uint32_t offset, uint32_t bytes) {
@@ -229,6 +316,8 @@ void RaceDetector::join(uint32_t warp, const Clock& clock) {
     raise(know_[warp].warps, clock.warps);
     know_[warp].warps[warp] = own;
     for (const LaneRelease& one : clock.lanes) add(know_[warp].lanes, one);
+    raise(know_[warp].fenced, clock.fenced);
+    for (const LaneRelease& one : clock.fenced_lanes) add(know_[warp].fenced_lanes, one);
     kw::join(know_[warp].abroad, clock.abroad);
     outward_[warp] = nullptr;
 }
@@ -279,11 +368,11 @@ void RaceDetector::barrier_leave(Warp& warp, uint32_t barrier) {
 
 void RaceDetector::barrier_reset(uint32_t barrier) { barriers_[barrier] = Clock{}; }
 
-uint32_t RaceDetector::add_component(Launch& launch, uint32_t offset) {
-    const uint32_t component = warps_ + static_cast<uint32_t>(component_offsets_.size());
+uint32_t RaceDetector::add_component(Launch& launch, Agent agent) {
+    const uint32_t component = warps_ + static_cast<uint32_t>(agents_.size());
     if (component >= kMaxComponents)
-        stop(launch, kLaunchFailed, "the race check knows " + std::to_string(kMaxComponents - warps_) + " mbarriers of a block and no more; leave it out with checks=memory+init+async+barrier");
-    component_offsets_.push_back(offset);
+        stop(launch, kLaunchFailed, "the race check knows " + std::to_string(kMaxComponents - warps_) + " mbarriers and threads with bulk copies of a block and no more; leave it out with checks=memory+init+async+barrier");
+    agents_.push_back(agent);
     for (Clock& clock : know_) clock.warps.resize(component + 1, 0);
     return component;
 }

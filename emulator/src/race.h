@@ -131,7 +131,18 @@ struct Clock {
     std::vector<uint32_t> warps;
     std::vector<LaneRelease> lanes;
     View abroad;
+    // The same of accesses before which a fence.proxy.async came: the async proxy sees them.
+    std::vector<uint32_t> fenced;
+    std::vector<LaneRelease> fenced_lanes;
     uint32_t version = 0;  // grows with each release, never 0 then
+};
+
+// Who has a component of the clocks beside the warps: the copies that an mbarrier tracks (id: its offset), the bulk copies of
+// a thread to global memory (id: warp * 32 + lane), the wgmmas of a warpgroup (id: its number).
+enum class AgentKind : uint8_t { Mbarrier, Bulk, Wgmma };
+struct Agent {
+    AgentKind kind;
+    uint32_t id;
 };
 
 class RaceDetector {
@@ -146,6 +157,16 @@ class RaceDetector {
     // Returns its sequence number.
     uint32_t land_copy(Warp& warp, uint32_t pc, uint32_t lane, uint32_t offset, uint32_t bytes);
     void land_tracked_copy(uint32_t component, uint32_t phase, uint32_t pc, uint32_t offset, uint32_t bytes);
+    // A read by the async proxy: a bulk copy to global memory, or wgmma (of the whole warp). It must come after all writes to
+    // the bytes and a fence.proxy.async after these; it is a read of the component at a sequence number.
+    void async_read(Warp& warp, const Insn& insn, uint32_t lane, uint32_t offset, uint32_t bytes, uint32_t component, uint32_t seq);
+    // A copy of the async proxy to bytes that the generic proxy has written: a fence must lie between.
+    void cross_proxy(Warp& warp, const Insn& insn, uint32_t lane, uint32_t offset, uint32_t bytes, const char* verb);
+    void fence_proxy(Warp& warp, Mask lanes);
+    // Whether a copy that an mbarrier tracks was the last to write the byte.
+    bool is_copied(uint32_t offset) const;
+    // Whether all lanes of the warp come after the last write to a byte.
+    bool comes_after_write(const Warp& warp, uint32_t offset) const;
     // Atomics, and accesses that are volatile, relaxed, acquire or release: they order, and do not race with one another.
     void strong(Warp& warp, Mask lanes, const uint32_t* offset, bool loads, bool stores);
 
@@ -155,7 +176,7 @@ class RaceDetector {
     void barrier_reset(uint32_t barrier);
 
     // mbarriers: a component for the copies that the one at `offset` tracks; releasing into its clock, and acquiring from it.
-    uint32_t add_component(Launch& launch, uint32_t offset);
+    uint32_t add_component(Launch& launch, Agent agent);
     void use_mbarrier(Warp& warp, const Insn& insn, uint32_t lane, uint32_t offset, uint32_t bytes);  // must come after its initialisation
     void release(Warp& warp, Mask lanes, Clock& into) const;  // next_sequence comes after the last
     void release_component(Clock& into, uint32_t component, uint32_t phase) const;
@@ -179,6 +200,7 @@ class RaceDetector {
     };
     View outward(const Clock& know, uint32_t block) const;
     bool ordered(Record before, uint32_t warp, uint32_t lane) const;
+    bool proxied(Record before, uint32_t warp, uint32_t lane) const;
     bool ordered_slowly(Record before, uint32_t warp, uint32_t lane) const;
     void check(Warp& warp, const Insn& insn, uint32_t lane, uint32_t offset, uint32_t bytes, const char* verb, bool also_readers);
     void found(Warp& warp, const Insn& insn, uint32_t lane, uint32_t offset, const char* verb, Record before, bool before_writes);
@@ -186,13 +208,15 @@ class RaceDetector {
     void release_lane(uint32_t warp, uint32_t lane, Clock& into) const;
 
     uint32_t warps_ = 0;
-    std::vector<uint32_t> component_offsets_;  // of the mbarriers, whose components come after the warps'
+    std::vector<Agent> agents_;  // whose components come after the warps'
     std::vector<uint32_t> seq_;
     std::vector<Clock> know_;
     std::vector<std::vector<uint32_t>> lanes_know_;  // per warp, once lanes have synchronised in part: [lane][lane]
     std::vector<std::vector<Acquired>> lanes_acquired_;  // per warp: what some of its lanes know beyond know_
     RecordTable writes_;
     std::vector<RecordTable> reads_;  // per warp
+    uint32_t shared_bytes_ = 0;
+    std::unordered_map<uint32_t, RecordTable> agent_reads_;  // by component
     Clock barriers_[16];
     std::unordered_map<uint32_t, Clock> released_;  // by address / 4
     struct Met {

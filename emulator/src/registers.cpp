@@ -66,7 +66,7 @@ struct Interval {
 }  // namespace
 
 std::vector<uint32_t> allocate_registers(Kernel& kernel, const std::vector<RegisterDecl>& registers, const std::vector<RegisterUse>& uses,
-                                         const std::vector<RegisterUse>& predicates, uint32_t sink32, uint32_t sink64) {
+                                         const std::vector<RegisterUse>& predicates, uint32_t sink32, uint32_t sink64, const std::vector<bool>& alone) {
     const uint32_t count = static_cast<uint32_t>(kernel.code.size());
     const size_t num = registers.size() + 2;
     const Flow flow = control_flow(kernel);
@@ -137,6 +137,8 @@ std::vector<uint32_t> allocate_registers(Kernel& kernel, const std::vector<Regis
             if (get(out[b], r)) extend(r, to, to);
         }
     }
+    for (uint32_t r = 0; r < alone.size(); ++r)
+        if (alone[r]) extend(r, 0, 2 * count);
     std::vector<Interval> intervals;
     for (uint32_t r = 0; r < num; ++r)
         if (begin[r] != kNever) intervals.push_back({r, begin[r], end[r]});

@@ -13,6 +13,7 @@
 #include "parallel.h"
 #include "register_pool.h"
 #include "undefined.h"
+#include "wgmma_state.h"
 
 namespace kw {
 namespace {
@@ -35,6 +36,7 @@ class BlockRunner {
             if (!warp) {
                 if (all_exited()) {
                     check_registers(launch_, block_);
+                    bulk_finish(launch_, block_);
                     return BlockTurn::Exited;
                 }
                 if (release_stuck_barriers(launch_, block_)) continue;
@@ -312,6 +314,9 @@ class BlockRunner {
                 } else {
                     split->state = SplitState::AtConvergence;
                 }
+                return;
+            case Kind::WgmmaWait:
+                wgmma_wait(warp, *split);
                 return;
             case Kind::SetRegisters:
                 set_registers(warp, *split);

@@ -18,6 +18,8 @@ FormTable wmma_forms();
 FormTable async_forms();
 FormTable mbarrier_forms();
 FormTable call_forms();
+FormTable tma_forms();
+FormTable wgmma_forms();
 FormTable directed_forms();
 }  // namespace KW_ISA
 }  // namespace kw

@@ -49,6 +49,7 @@ class Step {
         for (const TrackedOperand& operand : tracked_.operands) {
             if (operand.role == Role::Source || operand.role == Role::Destination) continue;
             Mask bad = undefined(operand, operand.bits) & operand.lanes;
+            if (bad && operand.role == Role::Accumulator) bad &= predicate_value(insn_.o[0]);
             if (bad && operand.role == Role::Stored && tracked_.rule == Rule::StoreLocal) bad &= ~local_lanes();
             if (bad) report_use(operand, bad);
         }
@@ -425,6 +426,7 @@ class Step {
             case Role::Members: return "is the member mask here";
             case Role::Exchanged: return "is read by other threads here";
             case Role::Matrix: return "is an operand of this matrix product";
+            case Role::Accumulator: return "is added to by this matrix product, whose scale-d is true";
             case Role::Barrier: return "names the barrier or its thread count here";
             default: return "is an operand here";
         }

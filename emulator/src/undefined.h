@@ -39,7 +39,8 @@ enum class Rule : uint8_t {
 };
 
 // What an operand is to its instruction. All but the first two are uses that matter.
-enum class Role : uint8_t { Source, Destination, Guard, Address, Stored, Selector, Members, Exchanged, Matrix, Barrier, Operand };
+// Accumulator: of a wgmma, read only where its scale-d is true.
+enum class Role : uint8_t { Source, Destination, Guard, Address, Stored, Selector, Members, Exchanged, Matrix, Accumulator, Barrier, Operand };
 
 // An operand that may be undefined.
 struct TrackedOperand {

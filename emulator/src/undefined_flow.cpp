@@ -5,6 +5,7 @@
 
 #include "decode.h"
 #include "undefined.h"
+#include "wgmma_state.h"
 
 namespace kw {
 namespace {
@@ -111,6 +112,10 @@ Role role_of(const Parts& parts, uint32_t word, uint32_t last_word) {
     if (base == "atom") return word == 1 ? Role::Address : Role::Stored;
     if (base == "cp") return word < 2 ? Role::Address : Role::Operand;
     if (base == "mma") return Role::Matrix;
+    if (base == "wgmma" && parts.size() > 4) {  // accumulators first; a predicate is scale-d
+        if (word == kWgmmaScaleWord) return Role::Operand;
+        return word < wgmma_accumulators(parts[4], parts[5]) ? Role::Accumulator : Role::Matrix;
+    }
     if (base == "wmma") {  // beside the address of a store lie the fragment's registers and the stride
         const bool stored = parts[1] == "store" && word > 0 && word <= (parts.back() == "f32" ? 8u : 4u);
         return parts[1] == "mma" ? Role::Matrix : stored ? Role::Stored : Role::Address;

@@ -8,8 +8,8 @@ namespace KW_ISA {
 const Variant& variant() {
     static const Variant kVariant = {{integer_forms(), float_forms(), half_forms(), compare_forms(), convert_forms(),
                                       memory_forms(), warp_forms(), matrix_forms(), wmma_forms(), async_forms(), mbarrier_forms(), call_forms(),
-                                      directed_forms()},
-                                     13};
+                                      directed_forms(), tma_forms(), wgmma_forms()},
+                                     15};
     return kVariant;
 }
 

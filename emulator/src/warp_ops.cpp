@@ -119,6 +119,11 @@ void redux(Warp& w, const Insn& i, Mask m) {  // R, a, membermask
 }
 
 void nothing(Warp&, const Insn&, Mask) {}
+void fence_proxy(Warp& w, const Insn&, Mask m) {
+    mbarrier_fence(w, m);
+    if (w.launch->checks.race) w.block->races.fence_proxy(w, m);
+}
+void fence_mbarrier_init(Warp& w, const Insn&, Mask m) { mbarrier_fence(w, m); }
 
 const Form kForms[] = {
     {"shfl.up", "RPrrrr", shfl<kUp>}, {"shfl.down", "RPrrrr", shfl<kDown>}, {"shfl.bfly", "RPrrrr", shfl<kButterfly>}, {"shfl.idx", "RPrrrr", shfl<kIndex>},
@@ -131,7 +136,7 @@ const Form kForms[] = {
     {"redux.max.u32", "Rrr", redux<Max, uint32_t>}, {"redux.max.s32", "Rrr", redux<Max, int32_t>},
     {"redux.and.b32", "Rrr", redux<And, uint32_t>}, {"redux.or.b32", "Rrr", redux<Or, uint32_t>}, {"redux.xor.b32", "Rrr", redux<Xor, uint32_t>},
     // Memory is sequentially consistent here, and there are no caches to prefetch into.
-    {"fence", "", nothing, Fidelity::NotModelled}, {"fence.proxy.async", "", nothing, Fidelity::NotModelled}, {"fence.mbarrier_init", "", nothing, Fidelity::NotModelled},
+    {"fence", "", nothing, Fidelity::NotModelled}, {"fence.proxy.async", "", fence_proxy}, {"fence.mbarrier_init", "", fence_mbarrier_init},
     {"prefetch", "", nothing, Fidelity::NotModelled}, {"nanosleep", "", nothing, Fidelity::NotModelled},
     {"griddepcontrol", "", nothing, Fidelity::NotModelled}, {"pmevent", "", nothing, Fidelity::NotModelled}, {"discard", "", nothing, Fidelity::NotModelled},
 };
