@@ -34,6 +34,7 @@ from kernelwright.gen.errors import KernelError
 WRAPPERS = Path(__file__).parent / "foreign"
 SEEDS = (0, 1, 2)
 MAX_INSTRUCTIONS = 200_000_000
+_HOPPER = {"smem_optin": 232448, "smem_per_sm": 233472}  # bytes of shared memory, of a block and of an SM
 _FLAGS = ("-std=c++17", "--expt-relaxed-constexpr", "--expt-extended-lambda", "-O3", "-DNDEBUG", "-lineinfo", "-w")
 
 
@@ -96,7 +97,7 @@ def compile_recipe(recipe: Recipe, checkouts: dict[Repository, Path], nvcc: Path
     include = [here / folder for folder in recipe.include]
     include += [checkouts[repository] / folder for repository, folder in recipe.needs]
     out = scratch / "kernel.ptx"
-    command = [str(nvcc), "-ptx", f"-arch=sm_{recipe.sm}", *_FLAGS, f"-I{WRAPPERS / 'stubs'}"]
+    command = [str(nvcc), "-ptx", f"-arch=sm_{recipe.sm}{recipe.features}", *_FLAGS, f"-I{WRAPPERS / 'stubs'}"]
     command += [f"-I{folder}" for folder in include]
     command += [f"-D{name}={value}" for name, value in recipe.defines.items()]
     subprocess.run(
@@ -114,7 +115,7 @@ def run_recipe(recipe: Recipe, ptx: str, row: dict[str, Any]) -> Row:
     exported = {name: int(value) for name, value in re.findall(r"(kw_shared_bytes|kw_threads) = (\d+);", ptx)}
     errors: list[float] = []
     reports: list[emu.Report] = []
-    emu.configure(sm=recipe.sm)
+    emu.configure(sm=recipe.sm, **(_HOPPER if recipe.sm == 90 else {}))
     try:
         module = emu.load(ptx)
         for seed in SEEDS:
@@ -125,6 +126,7 @@ def run_recipe(recipe: Recipe, ptx: str, row: dict[str, Any]) -> Row:
                 *,
                 block: Sequence[int] = (),
                 shared_bytes: int = 0,
+                memory: Sequence[Any] = (),
                 seed: int = seed,
             ) -> None:
                 reports.append(
@@ -133,6 +135,7 @@ def run_recipe(recipe: Recipe, ptx: str, row: dict[str, Any]) -> Row:
                         grid=grid,
                         block=block or (exported["kw_threads"],),
                         args=args,
+                        memory=memory,
                         shared_bytes=shared_bytes or exported.get("kw_shared_bytes", 0),
                         seed=seed,
                         on_finding="collect",

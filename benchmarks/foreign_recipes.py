@@ -11,6 +11,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from kernelwright import emulator as emu
+from kernelwright.emulator.launch import driver
+
 Array = np.ndarray[Any, Any]
 
 
@@ -18,7 +21,13 @@ class Launch(Protocol):
     """Runs the recipe's kernel; shared memory and threads are the kernel's own where it exports them."""
 
     def __call__(
-        self, grid: Sequence[int], args: Sequence[Any], *, block: Sequence[int] = (), shared_bytes: int = 0
+        self,
+        grid: Sequence[int],
+        args: Sequence[Any],
+        *,
+        block: Sequence[int] = (),
+        shared_bytes: int = 0,
+        memory: Sequence[Any] = (),
     ) -> None: ...
 
 
@@ -38,7 +47,8 @@ SGEMM_CUDA = Repository(name="siboehm/SGEMM_CUDA", known_by="src/kernels/10_kern
 CUDA_HGEMM = Repository(name="Bruce-Lee-LY/cuda_hgemm", known_by="src/mma/mma_async_stage3.cu")
 FLASH_MINIMAL = Repository(name="tspeterkim/flash-attention-minimal", known_by="flash.cu")
 LLM_C = Repository(name="karpathy/llm.c", known_by="llmc/layernorm.cuh")
-OTHERS = (FLASH_ATTENTION, SGEMM_CUDA, CUDA_HGEMM, LLM_C, FLASH_MINIMAL)
+FAST_CU = Repository(name="pranjalssh/fast.cu", known_by="examples/matmul/matmul_7.cuh")
+OTHERS = (FLASH_ATTENTION, SGEMM_CUDA, CUDA_HGEMM, LLM_C, FLASH_MINIMAL, FAST_CU)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +66,7 @@ class Recipe:
     defines: Mapping[str, object] = field(default_factory=dict)
     needs: tuple[tuple[Repository, str], ...] = ()  # other checkouts and their include folders
     sm: int = 80
+    features: str = ""  # "a" for the target with its own features, sm_90a
     benign: Mapping[str, str] = field(default_factory=dict)  # kinds of finding that are known, with why they do no harm
 
 
@@ -375,7 +386,86 @@ def _llmc_recipe(name: str, kernel: str, exercises: str, run: Callable[[Launch],
     )
 
 
+_UNFENCED = (
+    "no fence.mbarrier_init or fence.proxy.async follows the initialisation of mbarriers that count the bytes of TMA, as "
+    "the PTX ISA asks, and GPUs forgive; the result is right"
+)
+
+
+def _aligned(nbytes: int) -> Array:
+    """Bytes at a multiple of 64."""
+    raw = np.zeros(nbytes + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + nbytes]
+
+
+def _fast_cu(
+    number: int, *, tile: tuple[int, int], threads: int, stages: int, shape: tuple[int, int, int]
+) -> Callable[[Launch], float]:
+    def run(launch: Launch) -> float:
+        m, n, k = shape
+        numbers = [_as_float(_bf16_bits(_random(rows, k, seed=seed))) for seed, rows in ((1, m), (2, n))]
+        inputs = [_aligned(2 * one.size).view(np.uint16).reshape(one.shape) for one in numbers]
+        maps = []
+        for given, one, rows in zip(inputs, numbers, tile, strict=True):
+            given[:] = _bf16_bits(one)
+            if number < 7:
+                maps.append(emu.TensorMap(array=given, dtype="bfloat16", box=(rows, 64), swizzle=128))
+                continue
+            whole, strides = (1, 1, k // 64, one.shape[0], 64), (0, 0, 128, 2 * k)
+            box = (1, 1, 1, rows, 64)
+            maps.append(
+                emu.TensorMap(array=given, dtype="bfloat16", box=box, swizzle=128, shape=whole, strides=strides)
+            )
+        passed: list[Any] = list(maps)
+        if number < 6:  # they lie in global memory
+            passed = [_aligned(128) for _ in maps]
+            for place, one_map in zip(passed, maps, strict=True):
+                status, raw = one_map.encode(driver())
+                assert status == 0
+                place[:] = np.frombuffer(raw, np.uint8)
+        out = np.zeros((n, m), np.uint16)
+        args = [np.int32(m), np.int32(n), np.int32(k), out, *passed]
+        args += [np.zeros(16, np.int32)] if number == 3 else []
+        blocks = m // tile[0] * (n // tile[1]) if number < 6 else 3
+        launch(
+            (blocks,), args, block=(threads,), shared_bytes=stages * 128 * sum(tile), memory=inputs
+        )  # 64 elements of a row of each
+        return _error(_as_float(out), numbers[1].astype(np.float64) @ numbers[0].astype(np.float64).T)
+
+    return run
+
+
+def _fast_cu_recipe(number: int, exercises: str, *, tile: tuple[int, int], threads: int, stages: int) -> Recipe:
+    shape = (2048, 2048, 64) if number > 5 else (256, 512, 448)  # the scheduler of the later ones wants whole groups
+    return Recipe(
+        name=f"fast.cu matmul {number}",
+        repository=FAST_CU,
+        wrapper="fast_cu.cu",
+        kernel="matmulKernel3ILi128ELi128ELi64ELi128ELb0E"
+        if number == 3
+        else f"matmulKernel{number}" + ("ILi128ELi256ELi64ELi384ELi3ELi3E" if number > 5 else ""),
+        exercises=exercises,
+        run=_fast_cu(number, tile=tile, threads=threads, stages=stages, shape=shape),
+        tolerance=1e-2,
+        include=("examples/matmul",),
+        sm=90,
+        features="a",
+        benign={"proxy": _UNFENCED} if number == 7 else {},
+    )
+
+
 RECIPES = (
+    _fast_cu_recipe(2, "TMA, wgmma, cuda::barrier", tile=(64, 64), threads=128, stages=0),
+    _fast_cu_recipe(3, "the same with larger tiles", tile=(128, 128), threads=128, stages=1),
+    _fast_cu_recipe(
+        4, "a producer and a consumer warpgroup, a ring of five stages", tile=(128, 128), threads=256, stages=5
+    ),
+    _fast_cu_recipe(5, "two consumers, setmaxnreg, m64n256k16", tile=(128, 256), threads=384, stages=3),
+    _fast_cu_recipe(6, "persistent blocks", tile=(128, 256), threads=384, stages=3),
+    _fast_cu_recipe(
+        7, "mbarriers in PTX, one arrival a warpgroup, 5-D tensor maps", tile=(128, 256), threads=384, stages=3
+    ),
     _cutlass_gemm(
         "gemm fp16 TN",
         "half_t",
