@@ -387,8 +387,8 @@ def _llmc_recipe(name: str, kernel: str, exercises: str, run: Callable[[Launch],
 
 
 _UNFENCED = (
-    "no fence.mbarrier_init or fence.proxy.async follows the initialisation of mbarriers that count the bytes of TMA, as "
-    "the PTX ISA asks, and GPUs forgive; the result is right"
+    "no fence.mbarrier_init or fence.proxy.async follows the initialisation of mbarriers that count the bytes of TMA, "
+    "as the PTX ISA asks, and GPUs forgive; the result is right"
 )
 
 

@@ -206,12 +206,17 @@ void RaceDetector::cross_proxy(Warp& warp, const Insn& insn, uint32_t lane, uint
 }
 
 void RaceDetector::async_read(Warp& warp, const Insn& insn, uint32_t lane, uint32_t offset, uint32_t bytes, uint32_t component, uint32_t seq) {
-    check(warp, insn, lane, offset, bytes, "reads", false);
-    cross_proxy(warp, insn, lane, offset, bytes, "reads");
-    const auto found = agent_reads_.find(component);
-    RecordTable& table = found == agent_reads_.end() ? agent_reads_[component] : found->second;
-    if (found == agent_reads_.end()) table.reset(shared_bytes_);
-    table.set(offset, bytes, Record::make(seq, component, kNoLane, pc_of(warp, insn)));
+    const uint32_t w = warp.index;
+    writes_.visit(offset, bytes, [&](Record r) {
+        if (!ordered(r, w, lane)) found(warp, insn, lane, offset, "reads", r, true);
+        else if (r.warp() < warps_ && !proxied(r, w, lane)) cross_proxy(warp, insn, lane, offset, bytes, "reads");
+    });
+    auto at = agent_reads_.find(component);
+    if (at == agent_reads_.end()) {
+        at = agent_reads_.emplace(component, RecordTable()).first;
+        at->second.reset(shared_bytes_);
+    }
+    at->second.set(offset, bytes, Record::make(seq, component, kNoLane, pc_of(warp, insn)));
 }
 
 void RaceDetector::fence_proxy(Warp& warp, Mask lanes) {
