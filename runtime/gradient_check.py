@@ -54,10 +54,6 @@ class Written:
         """What was written, by gradient; sums in float32."""
         return {name: one.tensor for name, one in self.held.items()}
 
-    def spoilt(self) -> list[str]:
-        """Return beside which of them memory was written; overwrites them with NaN."""
-        return [name for name, one in self.held.items() if not one.is_intact()]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Case:
@@ -205,12 +201,6 @@ def _add_scores(total: torch.Tensor, scores: torch.Tensor, number: int) -> None:
 def _by_kv_head(values: torch.Tensor, group: int) -> torch.Tensor:
     """Return sums over the query heads that share a key head, of values [keys, num_heads_q, head_dim]."""
     return values.unflatten(1, (-1, group)).sum(2)
-
-
-def faults(outputs: Mapping[str, torch.Tensor], case: Case) -> list[str]:
-    """Return what `judge_gradients` finds wrong, with the problem; empty if all is right."""
-    fault = judge_gradients(outputs, case).fault
-    return [f"{case.problem}: {fault}"] if fault else []
 
 
 def judge_gradients(outputs: Mapping[str, torch.Tensor], case: Case) -> Verdict:

@@ -57,12 +57,6 @@ class StepCycles:
     atomics: float
     total: float
 
-    @property
-    def bottleneck(self) -> str:
-        """The resource that takes longest."""
-        names = ("tensor", "exp", "alu", "issue", "smem", "latency", "atomics")
-        return max(names, key=lambda name: float(getattr(self, name)))
-
 
 def step_cycles(variant: Variant, device: Device, resident: int) -> StepCycles:
     """Return what an iteration of one block costs an SM that holds `resident` such blocks."""

@@ -49,12 +49,6 @@ class PointPool:
         """Return the points that differ from one in a single parameter."""
         return np.flatnonzero(self.distances(index) == 1)
 
-    def adjacent(self, index: int) -> Indices:
-        """Return those neighbours whose value is next to the point's own in the parameter's list."""
-        around = self.neighbours(index)
-        steps = np.abs(self.codes[around].astype(np.int32) - self.codes[index]).sum(axis=1)
-        return np.asarray(around[steps == 1], dtype=np.intp)
-
 
 def make_points(choices: Mapping[str, Sequence[Value]], points: Sequence[Point]) -> PointPool:
     """Return the pool of `points`, whose values are in the order of `choices`.

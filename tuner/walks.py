@@ -85,7 +85,7 @@ def _key_tiles(variant: Variant, schedule: BackwardSchedule, shape: Shape, seqle
     return found
 
 
-def _first(count: int, holds: Any) -> int:  # Any: a function of a query to a bool
+def _first(count: int, holds: Any) -> int:  # Any: a function of a query to a bool, which mypy infers of no such lambda
     """Return the first query of which it holds, or count; it holds of all after that."""
     low, high = 0, count
     while low < high:
@@ -121,14 +121,6 @@ def lists_of_tiles(variant: Variant, shape: Shape) -> int:
 def heads_in_turn(variant: Variant, shape: Shape) -> int:
     """Return how many heads a thread block visits its tiles for, one after another."""
     return shape.num_heads_q // shape.num_heads_kv if isinstance(variant.schedule, BackwardSchedule) else 1
-
-
-def step_tiles(variant: Variant, shape: Shape) -> list[int]:
-    """Return how many iterations the thread blocks of one list have, in launch order; of the first sequence."""
-    seqlen_q, seqlen_k = shape.lengths(is_varlen=variant.problem.is_varlen)[0]
-    turns = heads_in_turn(variant, shape)
-    found = [turns * tile.steps for tile in tiles(variant, shape, seqlen_q, seqlen_k)]
-    return found[::-1] if _starts_with_last(variant) else found
 
 
 def _starts_with_last(variant: Variant) -> bool:

@@ -46,6 +46,12 @@ def scaled_case(problem: Problem, largest: Mapping[str, float], *, seed: int = 0
     )
 
 
+def faults(outputs: Mapping[str, torch.Tensor], case: Case) -> list[str]:
+    """Return what is wrong with gradients, with the problem; empty if all is right."""
+    fault = gradient_check.judge_gradients(outputs, case).fault
+    return [f"{case.problem}: {fault}"] if fault else []
+
+
 def inputs_of(case: Case, variant: Variant) -> dict[str, torch.Tensor]:
     """Return what a backward kernel reads."""
     return case.inputs([str(one["name"]) for one in bindings()[variant.operation]["tensors"]])  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from feature_variants import Choices, all_pairs, covering_variants, pairs_of
-from gradients import inputs_of, make_case, run, scalars_of
+from gradients import faults, inputs_of, make_case, run, scalars_of
 from kernelwright.emulator.launch import EmulatorError, load
 from kernelwright.emulator.mutate import sync_mutants
 from kernelwright.gen.commands import emulated
@@ -26,7 +26,6 @@ from kernelwright.gen.spec import (
     Variant,
 )
 from kernelwright.runtime.block_mask import BlockMask
-from kernelwright.runtime.gradient_check import faults
 from kernelwright.runtime.problems import TORCH_DTYPES, Problem, guarded, problems_for
 
 pytestmark = [pytest.mark.nvcc, pytest.mark.filterwarnings("ignore::UserWarning")]

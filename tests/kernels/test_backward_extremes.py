@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gradients import inputs_of, make_case, run, scalars_of, scaled_case
+from gradients import faults, inputs_of, make_case, run, scalars_of, scaled_case
 from kernelwright.emulator.launch import load
 from kernelwright.gen.commands import emulated
 from kernelwright.gen.spec import BackwardSchedule, ForwardProblem, QueryGradientSchedule, Variant
 from kernelwright.runtime.gate import UNIT_ROUNDOFF
-from kernelwright.runtime.gradient_check import Case, faults
+from kernelwright.runtime.gradient_check import Case
 from kernelwright.runtime.problems import Problem
 
 pytestmark = [pytest.mark.nvcc, pytest.mark.filterwarnings("ignore::UserWarning")]

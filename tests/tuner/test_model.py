@@ -9,7 +9,7 @@ from kernelwright.gen.spec import ForwardProblem, ForwardSchedule, Variant
 from kernelwright.tuner.model import model_cycles, step_cycles
 from kernelwright.tuner.occupancy import occupancy
 from kernelwright.tuner.shapes import Shape
-from kernelwright.tuner.walks import step_tiles, thread_blocks
+from kernelwright.tuner.walks import thread_blocks
 
 
 def variant(sm, head_dim, is_causal, block_m, block_n, num_warps, num_stages=1, q_in_regs=False):
@@ -24,6 +24,12 @@ def variant(sm, head_dim, is_causal, block_m, block_n, num_warps, num_stages=1, 
 
 def shape(seqlen, batch=4, heads=16):
     return Shape(batch=batch, num_heads_q=heads, num_heads_kv=heads, seqlen_q=seqlen, seqlen_k=seqlen)
+
+
+def step_tiles(variant, shape):
+    """The iterations of one head's thread blocks, in launch order."""
+    blocks, _ = thread_blocks(variant, shape, num_sms=1)
+    return [steps for steps, _ in blocks]
 
 
 def cycles(device, head_dim, is_causal, tile, registers, seqlen=4096):

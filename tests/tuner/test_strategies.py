@@ -36,12 +36,11 @@ def recording(tmp_path_factory):
 # ---------------------------------------------------------------------- pools
 
 
-def test_neighbours_differ_in_one_parameter_and_adjacent_ones_by_one_step():
+def test_neighbours_differ_in_one_parameter():
     pool = make_points({"a": [4, 1, 2], "b": ["x", "y"]}, [(1, "x"), (2, "x"), (4, "x"), (2, "y")])
     assert pool.choices == ((1, 2, 4), ("x", "y"))
     assert [pool.points[index] for index in pool.neighbours(0)] == [(2, "x"), (4, "x")]
-    assert [pool.points[index] for index in pool.adjacent(0)] == [(2, "x")]
-    assert [pool.points[index] for index in pool.adjacent(1)] == [(1, "x"), (4, "x"), (2, "y")]
+    assert [pool.points[index] for index in pool.neighbours(1)] == [(1, "x"), (4, "x"), (2, "y")]
 
 
 def test_a_pool_refuses_points_that_it_has_twice_or_that_no_list_holds():
