@@ -181,8 +181,8 @@ FOUR, TWO, ONE = "{%r1, %r2, %r3, %r4}", "{%r1, %r2}", "{%r1}"
         (f"mma.sync.aligned.m16n8k128.row.col.s32.b1.b1.s32.xor.popc {FOUR}, {TWO}, {ONE}, {FOUR}", "single bits"),
         (f"mma.sync.aligned.m8n8k4.row.col.f32.f16.f16.f32 {FOUR}, {TWO}, {TWO}, {FOUR}", "sm_70"),
         (f"ldmatrix.sync.aligned.m16n16.x1.trans.shared.b8 {TWO}, [%r1]", "sm_100"),
-        ("mbarrier.arrive.expect_tx.shared.b64 %rd1, [%r1], 16", "transaction counts"),
-        ("mbarrier.arrive.shared::cluster.b64 _, [%r1]", "clusters"),
+        ("mbarrier.arrive.expect_tx.shared.b64 %rd1, [%r1], 16", "sm_90"),
+        ("mbarrier.arrive.shared::cluster.b64 _, [%r1]", "sm_90"),
     ],
 )
 def test_what_the_target_or_the_emulator_lacks_is_refused_at_its_line(instruction, wants):
