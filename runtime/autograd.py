@@ -19,6 +19,7 @@ from .options import Options
 
 Gradient: TypeAlias = torch.Tensor | None
 Context: TypeAlias = Any  # what torch gives a node: it takes any attribute
+OUT = 3  # of what a node saves: q, k, v, out, lse, options
 
 
 class Differentiable:
@@ -82,9 +83,10 @@ class Differentiable:
         q, k, v, out, lse = (one.unsqueeze(0) for one in tensors) if plan.is_packed else tensors
         return Saved(q=q, k=k, v=v, out=out, lse=lse, options=options)
 
-    def gradients(self, ctx: Context, dout: Gradient, dlse: Gradient) -> tuple[Gradient, ...]:
-        """Return the gradients of INPUTS, None where none is asked for."""
-        kept = ctx.saved_tensors
+    def gradients(
+        self, ctx: Context, kept: tuple[torch.Tensor, ...], dout: Gradient, dlse: Gradient
+    ) -> tuple[Gradient, ...]:
+        """Return the gradients of INPUTS, None where none is asked for, given what `forward` saved."""
         saved = self._saved(ctx.plan, kept[:5], dict(zip(ctx.names, kept[5:], strict=True)))
         found = self._run(ctx.plan, saved, dout, dlse, _wanted(ctx.needs_input_grad, ctx.is_deterministic))
         return tuple(found.get(name) for name in INPUTS)
@@ -122,8 +124,11 @@ class _Node(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def backward(ctx: Context, *grads: Gradient) -> tuple[Gradient, ...]:
         dout, dlse = grads if len(grads) == 2 else (grads[0], None)
-        found = ctx.owner.gradients(ctx, dout, dlse)
-        return (*_closed(found), None, None, None, None)
+        kept = ctx.saved_tensors  # asked for once: a checkpoint gives them no second time
+        found = ctx.owner.gradients(ctx, kept, dout, dlse)
+        if torch.is_grad_enabled():
+            found = _closed(found, (kept[OUT], dout, dlse))
+        return (*found, None, None, None, None)
 
 
 class NotPlainError(Exception):
@@ -195,7 +200,9 @@ def make_plain_node(owner: Differentiable) -> PlainAttend:
                 dlse,
                 Wanted.strictly(is_deterministic, q=wants_q, k=wants_k, v=wants_v),
             )
-            grads = _closed((found.get("q"), found.get("k"), found.get("v")))
+            grads = found.get("q"), found.get("k"), found.get("v")
+            if torch.is_grad_enabled():
+                grads = _closed(grads, (out, dout, dlse))
             return (*grads, None, None, None, None)
 
     short: PlainAttend = super(torch.autograd.Function, PlainNode).apply
@@ -206,12 +213,14 @@ def _wanted(needs: tuple[bool, ...], is_deterministic: bool) -> Wanted:
     return Wanted.strictly(is_deterministic, **dict(zip(INPUTS, needs[: len(INPUTS)], strict=True)))
 
 
-def _closed(grads: tuple[Gradient, ...]) -> tuple[Gradient, ...]:
-    """Gradients that are recorded (create_graph=True) lead to an error when they are differentiated, not to zeros."""
-    if not torch.is_grad_enabled():
-        return grads
+def _closed(grads: tuple[Gradient, ...], sources: tuple[Gradient, ...]) -> tuple[Gradient, ...]:
+    """Gradients that are recorded (create_graph=True) lead to an error when they are differentiated, not to zeros.
+
+    They hang on what they depend on, `out` for all inputs of its node: autograd asks no node that is on no way to what
+    it differentiates by, and would leave the term away.
+    """
     given = [one.detach().requires_grad_() for one in grads if one is not None]
-    closed = iter(_Closed.apply(*given) if given else ())
+    closed = iter(_Closed.apply(len(given), *given, *sources) if given else ())
     return tuple(None if one is None else next(closed) for one in grads)
 
 
@@ -219,8 +228,8 @@ class _Closed(torch.autograd.Function):  # type: ignore[misc]
     """What has no derivative."""
 
     @staticmethod
-    def forward(ctx: Context, *grads: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(one.view_as(one) for one in grads)
+    def forward(ctx: Context, count: int, *tensors: Any) -> tuple[torch.Tensor, ...]:
+        return tuple(one.view_as(one) for one in tensors[:count])
 
     @staticmethod
     def backward(ctx: Context, *_: Gradient) -> tuple[Gradient, ...]:

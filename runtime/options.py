@@ -206,7 +206,7 @@ def _bias(value: object, shape: CallShape) -> torch.Tensor:
         )
     if bias.stride(3) != 1 and bias.shape[3] != 1:
         bias = bias.contiguous()
-    return bias.expand(wanted)
+    return bias.detach().expand(wanted)  # detached: a view of a leaf that is written later has an error of its own
 
 
 def _sink(value: object, shape: CallShape) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -376,6 +377,25 @@ def test_a_second_derivative_is_an_error_and_not_zero(trainable):
     assert torch.equal(found.detach(), torch.autograd.grad(trainable.flash_attn_func(q, k, v).sum(), q)[0])
 
 
+def test_a_second_derivative_is_not_left_away_where_nothing_else_leads_to_it(trainable):
+    q, k, v = leaves_of()
+    dout = torch.ones(q.shape, dtype=q.dtype, requires_grad=True)
+    for options in ({}, {}, {"sink": torch.zeros(4)}):  # either kind of node
+        out = trainable.flash_attn_func(q, k, v, **options)
+        found = torch.autograd.grad(out, (q, k), dout, create_graph=True)
+        penalty = sum(one.square().sum() for one in found)
+        for by in (q, k, v, dout):
+            with pytest.raises(trainable.GradientError, match="differentiated again"):
+                torch.autograd.grad(penalty + out.sum() + dout.sum(), by, retain_graph=True)
+        attend = partial(trainable.flash_attn_func, k=k, v=v, **options)
+        with pytest.raises(trainable.GradientError, match="differentiated again"):
+            torch.autograd.functional.hvp(lambda one, attend=attend: attend(one).sum(), q, torch.ones_like(q))
+    checkpointed = torch.utils.checkpoint.checkpoint(trainable.flash_attn_func, q, k, v, use_reentrant=False)
+    (found,) = torch.autograd.grad(checkpointed.sum(), q, create_graph=True)
+    with pytest.raises(trainable.GradientError, match="differentiated again"):
+        torch.autograd.grad(found.sum(), q)
+
+
 def test_without_gradients_nothing_is_recorded(trainable):
     q, k, v = leaves_of()
     with torch.no_grad():
@@ -389,6 +409,15 @@ def test_what_was_saved_must_not_be_written(trainable):
     out = trainable.flash_attn_func(q, doubled, v)
     with torch.no_grad():
         doubled += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
+
+
+def test_a_learnt_bias_must_not_be_written_either(trainable):
+    bias = torch.zeros(1, 1, 37, 50, dtype=torch.float16, requires_grad=True)
+    out = trainable.flash_attn_func(*leaves_of(dtype=torch.float16, head_dim=16), bias=bias)
+    with torch.no_grad():
+        bias += 1
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         out.sum().backward()
 
