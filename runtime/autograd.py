@@ -200,7 +200,7 @@ def make_plain_node(owner: Differentiable) -> PlainAttend:
                 dlse,
                 Wanted.strictly(is_deterministic, q=wants_q, k=wants_k, v=wants_v),
             )
-            grads = found.get("q"), found.get("k"), found.get("v")
+            grads: tuple[Gradient, ...] = (found.get("q"), found.get("k"), found.get("v"))
             if torch.is_grad_enabled():
                 grads = _closed(grads, (out, dout, dlse))
             return (*grads, None, None, None, None)
