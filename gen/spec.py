@@ -399,7 +399,8 @@ def _forward_fault(problem: ForwardProblem, schedule: Any) -> str | None:  # Any
 def backward_fault(problem: ForwardProblem) -> str | None:
     """Return why there is no backward kernel of a problem, None where there is."""
     if max(problem.head_dim, problem.head_dim_v) > MAX_SLICE:
-        return f"a backward kernel takes head_dim and head_dim_v up to {MAX_SLICE}"
+        found = f"{problem.head_dim} and {problem.head_dim_v}"
+        return f"a backward kernel takes head_dim and head_dim_v up to {MAX_SLICE}, got {found}; build forward alone"
     return None
 
 

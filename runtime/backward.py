@@ -17,7 +17,7 @@ from .attention import FLAGS, Attention
 from .block_mask import BlockMask
 from .devices import CPU_KEY, DeviceKey
 from .errors import GradientError
-from .inputs import DTYPES, Request, conforming, is_conforming
+from .inputs import DTYPES, Request, conforming, is_conforming, is_transformed
 from .options import Options
 from .routes import BACKWARD, CONVERT, DELTA, QUERY_GRADIENT, Call
 
@@ -169,6 +169,19 @@ class Backward:
 
         Nothing waits for a GPU. Raises as `require` does, and LaunchError.
         """
+        try:
+            return self._run(plan, saved, dout, dlse, wanted)
+        except (RuntimeError, NotImplementedError) as error:
+            if not any(is_transformed(one) for one in (dout, dlse)):
+                raise
+            raise GradientError(
+                "Gradients of attention are asked for many at once (is_grads_batched=True, vectorize=True, or vmap "
+                "over a backward pass), which this module's kernels do not compute. Ask for them one after another."
+            ) from error
+
+    def _run(
+        self, plan: Plan, saved: Saved, dout: torch.Tensor | None, dlse: torch.Tensor | None, wanted: Wanted
+    ) -> dict[str, torch.Tensor]:
         with torch.no_grad():
             saved = replace(saved, q=conforming(saved.q), k=conforming(saved.k), v=conforming(saved.v))
             delta = self._delta(plan, saved, dout, dlse) if wanted.operations() else None
@@ -228,12 +241,17 @@ class Backward:
         if plan.is_packed:
             scalars["max_seqlen_k"] = plan.max_seqlen_k
         lists = _block_lists(operation, plan, saved)
+
+        def calls() -> tuple[DeviceKey, list[Call]]:
+            _check_saved(saved)
+            return _key(saved.q), calls_of_step(operation, plan, saved.q, saved.v)
+
         self._attention.launch_step(
             operation,
             {**saved.options, **lists, **tensors},
             scalars,
             {} if operation in (DELTA, CONVERT) else plan.flags,
-            lambda: (_key(saved.q), calls_of_step(operation, plan, saved.q, saved.v)),
+            calls,
         )
 
 
@@ -242,6 +260,33 @@ def _block_lists(operation: str, plan: Plan, saved: Saved) -> dict[str, torch.Te
     if plan.block_mask is None or operation != BACKWARD:
         return {}
     return plan.block_mask.by_keys().tensors(plan.num_seqs, saved.q.shape[2])
+
+
+def _check_saved(saved: Saved) -> None:
+    """Refuse what cannot be a call's q, k, v, out and lse, since autograd's own check sees versions alone."""
+    tensors = {name: getattr(saved, name) for name in ("q", "k", "v", "out", "lse")}
+    *of_queries, _ = saved.out.shape
+    batch, seqlen_q, num_heads_q = of_queries
+    shapes = [
+        (*of_queries, saved.k.shape[-1]),
+        (*saved.v.shape[:-1], saved.q.shape[-1]),
+        (*saved.k.shape[:-1], saved.out.shape[-1]),
+        (*saved.q.shape[:-1], saved.v.shape[-1]),
+        (batch, num_heads_q, seqlen_q),
+    ]
+    fits = all(tuple(one.shape) == shape for one, shape in zip(tensors.values(), shapes, strict=True))
+    dtypes = {one.dtype for name, one in tensors.items() if name != "lse"}
+    is_there = all(one.data_ptr() or not one.numel() for one in tensors.values())
+    if fits and len(dtypes) == 1 and dtypes <= set(DTYPES) and is_there:
+        return
+    found = ", ".join(
+        f"{name} {str(one.dtype).removeprefix('torch.')} {list(one.shape)}{' without memory' * (not one.data_ptr())}"
+        for name, one in tensors.items()
+    )
+    raise GradientError(
+        f"What was saved for the backward pass is no longer what the forward pass had: {found}. A .data was replaced, "
+        "a storage freed, or a hook on saved tensors gave back something else. Leave q, k and v alone until backward()."
+    )
 
 
 def _key(tensor: torch.Tensor) -> DeviceKey:

@@ -422,6 +422,11 @@ def _recorded(
             plain_tensor(name, one)
     if not isinstance(return_lse, bool):
         raise InputTypeError(f"return_lse must be True or False, got {return_lse!r}.")
+    if _transforms_query()():
+        raise InputTypeError(
+            f"{', '.join(wanting)} require a gradient inside a torch.func transform (vmap, grad, jvp, functionalize), "
+            "which cannot record a kernel. Call the function outside the transform, or detach them."
+        )
     return entry.differentiable.attend(q, k, v, options, return_lse, deterministic)
 
 

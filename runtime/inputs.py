@@ -151,8 +151,7 @@ def plain_tensor(name: str, value: object) -> torch.Tensor:
             f"{name} is a {type(value).__name__}, a subclass of torch.Tensor that a kernel cannot read. "
             "Pass a plain tensor (of a fake or traced tensor there is none: call this function outside the trace)."
         )
-    functorch = getattr(torch._C, "_functorch", None)
-    if functorch is not None and functorch.is_functorch_wrapped_tensor(value):
+    if is_transformed(value):
         raise InputTypeError(
             f"{name} is inside a torch.func transform (vmap, grad, jvp, functionalize), which a kernel cannot enter. "
             "Call the function outside the transform; fold vmap's dimension into batch."
@@ -164,6 +163,15 @@ def plain_tensor(name: str, value: object) -> torch.Tensor:
             f"{name} is a nested tensor, which a kernel cannot read. Use torch.nested.to_padded_tensor."
         )
     return value
+
+
+def is_transformed(value: object) -> bool:
+    """Whether a tensor is what a transform of torch.func, or a vectorised backward pass, holds in place of one."""
+    functorch = getattr(torch._C, "_functorch", None)
+    if functorch is None or not isinstance(value, torch.Tensor):
+        return False
+    is_batched = getattr(functorch, "is_legacy_batchedtensor", None)
+    return bool(functorch.is_functorch_wrapped_tensor(value) or (is_batched is not None and is_batched(value)))
 
 
 def _check_memory(name: str, tensor: torch.Tensor) -> None:

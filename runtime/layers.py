@@ -89,8 +89,12 @@ class MultiheadAttention(torch.nn.Module):  # type: ignore[misc]  # Any: torch i
             raise UnsupportedInputError(f"rotary_dim must be at most head_dim, got {rotary_dim} and {self.head_dim}.")
         if not isinstance(window_size, tuple | list) or [type(one) for one in window_size] != [int, int]:
             raise UnsupportedInputError(f"window_size must be a pair of whole numbers, got {window_size!r}.")
-        self.dropout, self.causal, self.window_size = float(dropout), bool(causal), tuple(window_size)
-        self.softmax_scale, self.softcap, self.use_flash = softmax_scale, float(softcap), bool(use_flash)
+        choices = {"bias": bias, "causal": causal, "sink": sink, "use_flash": use_flash}
+        for name, value in {**choices, "rotary_interleaved": rotary_interleaved}.items():
+            if not isinstance(value, bool):
+                raise UnsupportedInputError(f"{name} must be True or False, got {value!r}.")
+        self.dropout, self.causal, self.window_size = float(dropout), causal, tuple(window_size)
+        self.softmax_scale, self.softcap, self.use_flash = softmax_scale, float(softcap), use_flash
         self.rotary = RotaryEmbedding(rotary_dim, rotary_base, rotary_interleaved) if rotary_dim else None
         place = {"device": device, "dtype": dtype}
         rows = (self.num_heads + 2 * self.num_heads_kv) * self.head_dim

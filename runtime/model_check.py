@@ -266,8 +266,11 @@ def check_model(
         repeats: runs on a GPU that are timed, after one that is not. On the CPU the only run is.
 
     Raises:
+        InputTypeError: if the model is none, or `dtype` is none that kernels take.
         UnsupportedInputError: if the model has no tensors, or does not run in float64.
     """
+    if dtype not in (None, torch.float16, torch.bfloat16):
+        raise InputTypeError(f"dtype must be None, torch.float16 or torch.bfloat16, which kernels take, got {dtype!r}.")
     device = _device_of(model, batch)
     shared = {"loss": loss, "backward": backward, "device": device}
     counts = _Counts()
@@ -319,8 +322,8 @@ def _compare(
 
 
 def _largest_error(found: torch.Tensor | None, exact: torch.Tensor) -> float:
-    """NaN if one is where the other is not, or nothing was found; an infinity where both have it is no error."""
-    if found is None:
+    """NaN if one is where the other is not, or there is no number; an infinity where both have it is no error."""
+    if found is None or (exact.numel() and bool(exact.isnan().all())):
         return float("nan")
     found = found.to(exact.device, exact.dtype)
     same = (found == exact) | (found.isnan() & exact.isnan())

@@ -185,7 +185,7 @@ def test_backward_is_kept_per_problem_or_asked_of_every_one(tmp_path):
 
 
 def test_a_problem_without_backward_kernels_cannot_be_trained(tmp_path):
-    with pytest.raises(SpecError, match="a backward kernel takes head_dim and head_dim_v up to 256"):
+    with pytest.raises(SpecError, match="a backward kernel takes head_dim and head_dim_v up to 256, got 512 and 512"):
         load_profile("default").restricted([512], None, backward=True)
     path = tmp_path / "wide.yaml"
     path.write_text("schema: 1\nproblems: [{dtype: fp16, head_dim: 272, backward: true}]")

@@ -413,6 +413,40 @@ def test_what_was_saved_must_not_be_written(trainable):
         out.sum().backward()
 
 
+def replaced(one: torch.Tensor) -> None:
+    one.data = one.data[:, :5]
+
+
+def converted(one: torch.Tensor) -> None:
+    one.data = one.data.float()
+
+
+def freed(one: torch.Tensor) -> None:
+    one.untyped_storage().resize_(0)
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+@pytest.mark.parametrize("change", [replaced, converted, freed])
+def test_what_was_saved_and_changed_behind_autograds_back_is_refused_in_words(trainable, change, which):
+    inputs = leaves_of()
+    for _ in range(2):  # either kind of node
+        inputs = leaves_of()
+        out = trainable.flash_attn_func(*inputs)
+        change(inputs[which])
+        with pytest.raises(trainable.GradientError, match="no longer what the forward pass had"):
+            out.sum().backward()
+
+
+def test_many_gradients_at_once_are_refused_in_words(trainable):
+    q, k, v = leaves_of()
+    for _ in range(2):  # either kind of node
+        out, lse = trainable.flash_attn_func(q, k, v, return_lse=True)
+        for one in (out, lse):
+            with pytest.raises(trainable.GradientError, match="one after another"):
+                weights = torch.ones(2, *one.shape, dtype=one.dtype)
+                torch.autograd.grad(one, q, weights, is_grads_batched=True, retain_graph=True)
+
+
 def test_a_learnt_bias_must_not_be_written_either(trainable):
     bias = torch.zeros(1, 1, 37, 50, dtype=torch.float16, requires_grad=True)
     out = trainable.flash_attn_func(*leaves_of(dtype=torch.float16, head_dim=16), bias=bias)

@@ -199,6 +199,8 @@ def test_a_problem_without_a_kernel_says_how_to_build_one(featured, tokens):
         ({"dropout": 1.0}, "dropout must be"),
         ({"softcap": -1.0}, "softcap must be"),
         ({"window_size": 3}, "pair of whole"),
+        ({"causal": "no"}, "causal must be True or False, got 'no'"),
+        ({"sink": 1}, "sink must be True or False"),
         ({"window_size": (1, 2.0)}, "pair of whole"),
         ({"rotary_dim": 32}, "at most head_dim"),
         ({"rotary_dim": 7}, "even"),

@@ -198,6 +198,9 @@ def test_what_is_no_model_is_refused(featured):
         featured.check_model(lambda x: x, tokens(1))
     with pytest.raises(featured.UnsupportedInputError, match="holds a tensor"):
         featured.check_model(torch.nn.Identity(), 3)
+    for dtype in (torch.int32, torch.float32, "bf16"):
+        with pytest.raises(featured.InputTypeError, match=r"dtype must be None, torch\.float16 or torch\.bfloat16"):
+            featured.check_model(Model(), tokens(1, 9), dtype=dtype)
 
 
 def compared(ours: torch.Tensor | None, theirs: torch.Tensor, exact: torch.Tensor) -> Compared:
@@ -216,6 +219,7 @@ def test_the_gate_is_a_multiple_of_torchs_error_and_few_elements_have_a_rounding
         broken[3] = wrong
         assert not compared(broken, exact + 1e-4, exact).passed
     assert not compared(None, exact, exact).passed
+    assert not compared(exact * torch.nan, exact * torch.nan, exact * torch.nan).passed  # nothing was compared
     hidden = exact.clone()
     hidden[0] = -torch.inf
     assert compared(hidden, hidden, hidden).passed
