@@ -23,6 +23,7 @@ import math
 import os
 import signal
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -219,14 +220,22 @@ class Trainer:
                 self.file, map_location=self.device, weights_only=True
             )  # Any: of any kind
         except Exception as error:  # of whatever kind torch.load has for a damaged file
-            raise ConfigError(f"{self.file} cannot be read: {error}. Remove it, or leave --resume away.") from error
-        if state.get("config") != stored_config(self.config):
+            raise self._damaged(error) from error
+        if not isinstance(state, dict) or state.get("config") != stored_config(self.config):
             raise ConfigError(f"{self.file} is of another configuration. Choose another --out, or leave --resume away.")
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.losses, self.seconds, self.peak_bytes = state["losses"], state["seconds"], state["peak_bytes"]
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            self.losses, self.seconds, self.peak_bytes = state["losses"], state["seconds"], state["peak_bytes"]
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise self._damaged(error) from error
         say(f"{self.kind.name}: goes on from step {len(self.losses)}")
+
+    def _damaged(self, error: Exception) -> ConfigError:
+        why = next(iter(str(error).splitlines()), "")  # torch writes paragraphs, or nothing
+        found = f"{type(error).__name__}: {why}" if why else type(error).__name__
+        return ConfigError(f"{self.file} cannot be read: {found}. Remove it, or leave --resume away.")
 
 
 def stored_config(config: Config) -> str:
@@ -341,15 +350,26 @@ def say(line: str) -> None:
 
 def load(name: str, folder: Path) -> ModuleType:
     sys.path.insert(0, str(folder.resolve()))
+    command = "gen build --arch sm80 --profile examples/train_gpt_kernels.yaml"
     try:
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
-        raise ConfigError(
-            f"There is no module {name} in {folder}. Make one: "
-            "gen build --arch sm80 --profile examples/train_gpt_kernels.yaml"
-        ) from error
+        raise ConfigError(f"There is no module {name} in {folder}. Make one: {command}") from error
+    if not hasattr(module, "EmulationWarning"):
+        raise ConfigError(f"--module {name}: {module.__file__} is no built module. Make one: {command}")
+    return module
+
+
+def open_folder(folder: Path) -> None:
+    """Make the folder for results, and see that files can be written there before hours of training."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"--out {folder}: {error.strerror}. Choose a folder that can be written.") from error
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -384,14 +404,16 @@ def read_text(config: Config, path: Path, device: str) -> Text:
 def main() -> int:
     args = parse_arguments()
     try:
+        if args.device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("--device cuda: torch finds no GPU here. Leave it away, or say --device cpu.")
         config = read_config(args.config, args.set, on_gpu=args.device == "cuda")
         text = read_text(config, args.config, args.device)
         module = load(args.module, args.path)
+        open_folder(args.out)
     except ConfigError as error:
         say(str(error))
         return 2
     warnings.simplefilter("ignore", module.EmulationWarning)  # the report says it
-    args.out.mkdir(parents=True, exist_ok=True)
     if args.device == "cpu":
         torch.set_num_threads(1)  # tensors are small: threads cost more than they bring
     interrupt = Interrupt()

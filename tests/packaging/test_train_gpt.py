@@ -176,6 +176,14 @@ def test_misuse_ends_with_2_and_one_line_for_each_fault(train, capsys, tmp_path)
     assert train("training.text=data/none.txt")[0] == 2
     assert train("model.context=100000")[0] == 2
     assert "a tenth is held back" in capsys.readouterr().err
+    (tmp_path / "a_file").touch()
+    assert train(out="a_file")[0] == 2
+    assert "Choose a folder that can be written" in capsys.readouterr().err
+    assert train(module="json")[0] == 2
+    assert "is no built module" in capsys.readouterr().err
+    if not torch.cuda.is_available():
+        assert train(options=("--device", "cuda"))[0] == 2
+        assert "torch finds no GPU here" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------ training
@@ -293,6 +301,11 @@ def test_a_checkpoint_of_something_else_is_refused(train, tmp_path, capsys):
     (tmp_path / "out" / "kernels.pt").write_bytes(b"damaged")
     assert train(options=("--resume",))[0] == 2
     assert "cannot be read" in capsys.readouterr().err
+    file = tmp_path / "out" / "torch.pt"
+    for damaged in ([1], {name: one for name, one in torch.load(file).items() if name != "losses"}):
+        torch.save(damaged, tmp_path / "out" / "kernels.pt")
+        assert train(options=("--resume",))[0] == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
     assert train()[0] == 0  # from the first step, over what is there
 
 
