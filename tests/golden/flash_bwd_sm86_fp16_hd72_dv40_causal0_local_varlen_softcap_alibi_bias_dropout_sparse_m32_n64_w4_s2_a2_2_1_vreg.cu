@@ -60,7 +60,7 @@ constexpr bool kWholeK = kKTiles * 8 * (kNumWarps / kWarpsKV) == kHeadDim;  // t
 constexpr bool kWholeV = kVTiles * 8 * (kNumWarps / kWarpsKV) == kHeadDimV;
 // dQ of a tile is made in passes of fewer columns where dK, dV and V leave it few registers.
 constexpr int kHeldTiles = kKVTiles * (kKTiles + kVTiles) + (kVInRegs ? kNTiles * kHeadDimV / 32 : 0);  // of 4 registers each
-constexpr int kQMost = max_of(2, (40 - kHeldTiles) / kQTiles / 2 * 2);  // the 40 are measured
+constexpr int kQMost = max_of(2, (40 - kHeldTiles) / kQTiles / 2 * 2);  // 40 by trial: more would spill
 constexpr int kQPasses = (kQColumns + kQMost - 1) / kQMost;
 constexpr int kQPassColumns = kQPasses == 1 ? kQColumns : column_tiles(kQColumns * 8, kQPasses);
 constexpr bool kWholeQ = kQColumns * 8 * (kNumWarps / kWarpsQ) == kHeadDim && kQPassColumns * kQPasses == kQColumns;
