@@ -17,6 +17,7 @@ import torch
 
 from kernelwright.gen.spec import OPERATION, ForwardProblem, Variant
 from kernelwright.runtime.cuda_timer import CudaTimer, capture_graph
+from kernelwright.runtime.problems import TORCH_DTYPES
 from kernelwright.runtime.timing import Capture, Method, Sampling, Timer, method_for, sampling_of
 from kernelwright.tuner.errors import TunerError
 from kernelwright.tuner.gpu_state import current_pci_bus_id, read_state
@@ -33,7 +34,6 @@ _REPETITIONS = 20
 _ESTIMATE = 5  # samples of a shape in the search; finals decide
 _LOOKS = 2  # samples of a shape after which a kernel may be dropped: one may be slow by accident
 HOPELESS = 2.0  # times the best of the search on a shape, from which on a kernel is dropped there
-_TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def median_us(
@@ -104,7 +104,7 @@ def make_inputs(problem: ForwardProblem, shape: Shape, device: str) -> tuple[tor
     def values(side: int, heads: int, head_dim: int) -> torch.Tensor:
         rows = (sum(one[side] for one in lengths),) if problem.is_varlen else (shape.batch, lengths[0][side])
         sizes = (*rows, heads, head_dim)
-        return torch.randn(sizes, generator=generator, dtype=_TORCH_DTYPES[problem.dtype], device=device)
+        return torch.randn(sizes, generator=generator, dtype=TORCH_DTYPES[problem.dtype], device=device)
 
     return (
         values(0, shape.num_heads_q, problem.head_dim),
