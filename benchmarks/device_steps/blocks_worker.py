@@ -11,7 +11,8 @@ from device_steps.modules import load_module
 from device_steps.peers import sdpa
 from device_steps.speed_shapes import Shape
 from device_steps.speed_worker import compare, figures, inputs, require_sound
-from device_steps.timing import Limits, Timing, capture_graph, cuda_timer, describe, interleaved
+from device_steps.timing import Limits, Timing, describe, interleaved
+from kernelwright.runtime.cuda_timer import CudaTimer, capture_graph
 from kernelwright.tuner.gpu_state import current_pci_bus_id, read_state
 
 Json = dict[str, Any]  # Any: JSON
@@ -65,7 +66,7 @@ def measure(*, module_dir: str, device: str, names: list[str], shape: Json, seed
     on_gpu = device == "cuda"
     before = read_state(current_pci_bus_id()) if on_gpu else None
     if on_gpu:  # a graph each: which kernel is forced is settled when it is captured
-        timings = interleaved(calls, cuda_timer(), Limits(**limits), capture_graph)
+        timings = interleaved(calls, CudaTimer(), Limits(**limits), capture_graph)
         require_sound(device)
     else:
         timings = {name: Timing() for name in calls}

@@ -10,8 +10,9 @@ import torch
 from device_steps.feature_kernels import rows
 from device_steps.modules import load_module
 from device_steps.peers import OURS
-from device_steps.timing import Limits, capture_graph, cuda_timer, describe, interleaved
+from device_steps.timing import Limits, describe, interleaved
 from kernelwright.gen.spec import ForwardProblem, Variant
+from kernelwright.runtime.cuda_timer import CudaTimer, capture_graph
 from kernelwright.tuner.measure import make_call, make_inputs
 from kernelwright.tuner.shapes import Shape
 from kernelwright.tuner.walks import call_counts
@@ -42,7 +43,7 @@ def measure(*, module_dir: str, device: str, name: str, quick: bool, variant: st
             results[PEER] = {"refused": describe(error)}
         if device == "cuda":
             torch.cuda.synchronize()
-            timings = interleaved(calls, cuda_timer(), Limits(**limits), capture_graph)
+            timings = interleaved(calls, CudaTimer(), Limits(**limits), capture_graph)
             for who, timing in timings.items():
                 results[who] = {"refused": timing.reason} if timing.reason else timing.to_record()
             torch.cuda.synchronize()

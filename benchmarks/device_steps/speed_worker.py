@@ -11,7 +11,8 @@ import torch
 from device_steps.modules import load_module, part_of
 from device_steps.peers import OURS, REFERENCE, Attention, Peer, Prepare, Refused, Tensors, peer, sdpa
 from device_steps.speed_shapes import DIRECTIONS, FORWARD, Direction, Shape
-from device_steps.timing import Limits, Timing, capture_graph, cuda_timer, describe, interleaved
+from device_steps.timing import Limits, Timing, describe, interleaved
+from kernelwright.runtime.cuda_timer import CudaTimer, capture_graph
 from kernelwright.tuner.gpu_state import current_pci_bus_id, read_state
 
 Json = dict[str, Any]  # Any: JSON
@@ -74,7 +75,7 @@ def measure(
     if device == "cuda":
         # Autograd launches on the stream of the forward pass, which a capture does not allow.
         capture = capture_graph if way is FORWARD else None
-        timings = interleaved(calls, cuda_timer(), Limits(**limits), capture)
+        timings = interleaved(calls, CudaTimer(), Limits(**limits), capture)
         require_sound(device)
         answer["state_after"] = _state(device)
     else:

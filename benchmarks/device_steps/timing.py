@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from kernelwright.runtime.cuda_timer import CudaTimer, capture_graph
 from kernelwright.runtime.timing import (
     GRAPH_BELOW_US,
     Call,
@@ -23,8 +22,6 @@ from kernelwright.runtime.timing import (
     by_events,
     sampling_of,
 )
-
-__all__ = ["Limits", "Timing", "capture_graph", "cuda_timer", "describe", "interleaved", "rounds", "summarise"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,11 +122,6 @@ def _sample(sampling: Sampling, timing: Timing) -> None:
 def _warm_up(name: str, sampling: Sampling, limits: Limits, expected_us: dict[str, float]) -> None:
     samples = [sampling.sample_us() for _ in range(max(1, limits.warm_up))]
     expected_us[name] = samples[-1]
-
-
-def cuda_timer() -> CudaTimer:
-    """Return a timer that flushes the current GPU's whole L2 cache."""
-    return CudaTimer()
 
 
 def describe(error: BaseException) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import subprocess
 
 import pytest
-from device_steps.timing import Limits, capture_graph, cuda_timer, interleaved, rounds, summarise
+from device_steps.timing import Limits, interleaved, rounds, summarise
 
 from kernelwright.emulator.host_library import find_compiler
+from kernelwright.runtime.cuda_timer import CudaTimer, capture_graph
 from kernelwright.runtime.timing import Sampling
 from kernelwright.tuner.gpu_state import current_pci_bus_id, read_state, throttle_names
 
@@ -108,8 +109,8 @@ def test_a_graph_and_events_agree_on_a_gpu():
 
     values = torch.ones(1 << 24, device="cuda")
     calls = {"one": lambda: values.add_(1), "two": lambda: (values.add_(1), values.add_(1))}
-    events = interleaved(calls, cuda_timer(), Limits())
-    graphs = interleaved(calls, cuda_timer(), Limits(graph_below_us=1e9), capture_graph)
+    events = interleaved(calls, CudaTimer(), Limits())
+    graphs = interleaved(calls, CudaTimer(), Limits(graph_below_us=1e9), capture_graph)
     assert {one.method for one in graphs.values()} == {"graph"}
     for found in (events, graphs):
         one, two = (summarise(found[name].samples_us)["time_us"] for name in ("one", "two"))
