@@ -65,7 +65,7 @@ class Request:
 
 
 def check(q: object, k: object, v: object, options: Options, out: object = None) -> Request:
-    """Check the arguments of attention.
+    """Check the arguments of attention; whether autograd must record the call is for those to see who ask.
 
     Raises:
         UnsupportedInputError: naming the argument, what it is, what is allowed and what to do.
@@ -80,7 +80,6 @@ def check(q: object, k: object, v: object, options: Options, out: object = None)
         tensors = {name: _one_batch(name, tensor) for name, tensor in tensors.items()}
         given_out = None if given_out is None else _one_batch("out", given_out)
     _check_shapes(tensors)
-    _check_gradient(tensors)
     _check_tangent(tensors)
     for name, tensor in tensors.items():
         _check_memory(name, tensor)
@@ -253,16 +252,6 @@ def _check_shapes(tensors: dict[str, torch.Tensor]) -> None:
                 "away, which pads and cuts, or pad q, k and v with zeros to "
                 f"{-(-size // HEAD_DIM_STEP) * HEAD_DIM_STEP} (torch.nn.functional.pad) and pass "
                 f"softmax_scale={q[3]} ** -0.5."
-            )
-
-
-def _check_gradient(tensors: dict[str, torch.Tensor]) -> None:
-    if torch.is_grad_enabled():
-        wanting = [name for name, tensor in tensors.items() if tensor.requires_grad]
-        if wanting:
-            raise GradientError(
-                f"{', '.join(wanting)} require a gradient, and this module has no backward kernel. "
-                "Call it under torch.no_grad(), or pass detached tensors."
             )
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 
 from .block_mask import BlockMask
-from .errors import GradientError, InputTypeError, UnsupportedInputError
+from .errors import InputTypeError, UnsupportedInputError
 
 Window = tuple[int, int]
 NO_WINDOW: Window = (-1, -1)
@@ -173,10 +173,6 @@ def _tensor(name: str, value: object, shape: CallShape) -> torch.Tensor:
     if value.device != shape.device:
         raise UnsupportedInputError(
             f"{name} must be on {shape.device} like q, got {value.device}. Move it with .to(device)."
-        )
-    if torch.is_grad_enabled() and value.requires_grad:
-        raise GradientError(
-            f"{name} requires a gradient, and this module has no backward kernel. Call it under torch.no_grad()."
         )
     return value.resolve_neg()
 
