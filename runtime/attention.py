@@ -61,7 +61,7 @@ class Attention:
         return self.launch(*call)
 
     def _launch_plain(self, *call: Any) -> bool:
-        return bool(self.engine.launch_operation.launch(*_as_plain(call, len(TENSORS))))
+        return bool(self.engine.launch_operation.launch(*as_plain(call, len(TENSORS))))
 
     def launch_step(
         self,
@@ -83,21 +83,19 @@ class Attention:
         engine = self.engine
         served = engine.served(operation) if engine.serves(operation) else None
         if served and all(name in served.binding.flags for name, is_set in flags.items() if is_set):
-            named = (*map(tensors.get, served.tensors), *map(scalars.get, served.scalars))
-            count = len(served.tensors)
-            if served.operation.launch(*self._given((*named, flag_bits(served.binding, flags), None), count)):
+            arguments = self._given(served.arguments(tensors, scalars, flags), len(served.tensors))
+            if served.operation.launch(*arguments):
                 return
         key, equivalent = calls()
         kernel, chosen = engine.kernel_for(key, equivalent)
         served = engine.served(operation)
-        named = (*map(tensors.get, served.tensors), *map(scalars.get, served.scalars))
-        arguments = self._given((*named, flag_bits(served.binding, chosen), None), len(served.tensors))
+        arguments = self._given(served.arguments(tensors, scalars, chosen), len(served.tensors))
         if not served.operation.launch_kernel(kernel, *arguments):
             told = ", ".join(f"{name} {_layout(one)}" for name, one in tensors.items() if name in served.tensors)
             raise KernelError(f"{kernel.name} cannot take {told}. This is a fault of this module; please report it.")
 
     def _given(self, arguments: tuple[Any, ...], num_tensors: int) -> tuple[Any, ...]:
-        return arguments if self.engine.launcher.reads_tensors else _as_plain(arguments, num_tensors)
+        return arguments if self.engine.launcher.reads_tensors else as_plain(arguments, num_tensors)
 
     # ------------------------------------------------------------------ the long way
 
@@ -218,7 +216,7 @@ def mark_written(tensor: torch.Tensor) -> None:
         torch.autograd.graph.increment_version(tensor)
 
 
-def _as_plain(call: tuple[Any, ...], num_tensors: int) -> tuple[object, ...]:  # Any: as loose as the launcher's
+def as_plain(call: tuple[Any, ...], num_tensors: int) -> tuple[object, ...]:  # Any: as loose as the launcher's
     """The tensors of a launch as plain integers, and its stream asked for here."""
     tensors, others = call[:num_tensors], call[num_tensors:-1]
     grad_enabled = torch.is_grad_enabled()

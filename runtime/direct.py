@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from .attention import as_plain
 from .devices import DeviceKey
 from .engine import Engine
 from .errors import KernelError
-from .inputs import describe
-from .routes import Call, flag_bits
+from .routes import Call
 from .table import KernelRecord
 
 
@@ -39,16 +39,11 @@ def prepare_launch(
     kernel, _ = engine.kernel_for(key, [call])
     if kernel.name != record.name:
         raise KernelError(f"{kernel.name} answers in place of {record.name}")
-    given: tuple[object, ...] = tuple(tensors.get(name) for name in served.tensors)
-    if not engine.launcher.reads_tensors:
-        given = tuple(None if one is None else describe(one) for one in map(tensors.get, served.tensors))
-    numbers = (*(scalars.get(name) for name in served.scalars), flag_bits(served.binding, flags))
-    device = next(iter(tensors.values())).device
+    arguments, num_tensors = served.arguments(tensors, scalars, flags), len(served.tensors)
 
     def launch() -> None:
-        plain = not engine.launcher.reads_tensors and device.type == "cuda"
-        stream = int(torch.cuda.current_stream(device).cuda_stream) if plain else None
-        if not served.operation.launch_kernel(kernel, *given, *numbers, stream):
+        given = arguments if engine.launcher.reads_tensors else as_plain(arguments, num_tensors)
+        if not served.operation.launch_kernel(kernel, *given):
             raise KernelError(
                 f"{kernel.name} cannot take these tensors. This is a fault of this module; please report it."
             )

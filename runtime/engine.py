@@ -16,7 +16,7 @@ from .binding import Binding, lower
 from .devices import CPU_KEY, DeviceKey, OpenDevice, open_emulator, open_gpu
 from .errors import NoBackwardKernelError, NoKernelError, TableError
 from .launcher import KernelObject, Launcher, LaunchRow, OperationObject, load_launcher
-from .routes import FORWARD, Call, Candidate, candidates, feature_names, forced_candidate, launch_row, select
+from .routes import FORWARD, Call, Candidate, candidates, feature_names, flag_bits, forced_candidate, launch_row, select
 from .settings import read_settings
 from .table import Table, read_table
 
@@ -51,6 +51,23 @@ class Served:
         lowered = lower(binding)
         self.operation: OperationObject = launcher.operation(
             **{one.name: getattr(lowered, one.name) for one in fields(lowered)}
+        )
+
+    def arguments(
+        self,
+        tensors: Mapping[str, object],
+        scalars: Mapping[str, float | None],
+        flags: Mapping[str, bool],
+    ) -> tuple[object, ...]:
+        """Return what a launch takes, in the binding's order and for the current stream.
+
+        Names that the binding lacks are left out, tensors that are absent are None, numbers have their defaults.
+        """
+        return (
+            *map(tensors.get, self.tensors),
+            *map(scalars.get, self.scalars),
+            flag_bits(self.binding, flags),
+            None,
         )
 
 
