@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import torch
 
@@ -232,9 +232,14 @@ class _Closed(torch.autograd.Function):  # type: ignore[misc]
         return tuple(one.view_as(one) for one in tensors[:count])
 
     @staticmethod
-    def backward(ctx: Context, *_: Gradient) -> tuple[Gradient, ...]:
-        raise GradientError(
-            "A gradient of attention is differentiated again, which this module's kernels do not compute. "
-            "Leave create_graph=True away, or use torch.nn.functional.scaled_dot_product_attention with "
-            "torch.nn.attention.SDPBackend.MATH there."
-        )
+    def backward(ctx: Context, *grads: Gradient) -> tuple[Gradient, ...]:
+        refuse_twice(ctx, *grads)
+
+
+def refuse_twice(ctx: Context, *grads: Gradient) -> NoReturn:
+    """The backward pass of a gradient."""
+    raise GradientError(
+        "A gradient of attention is differentiated again, which this module's kernels do not compute. "
+        "Leave create_graph=True away, or use torch.nn.functional.scaled_dot_product_attention with "
+        "torch.nn.attention.SDPBackend.MATH there."
+    )

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from .autograd import Differentiable
+from .autograd import Differentiable, refuse_twice
 from .backward import INPUTS, Wanted
 from .block_mask import BlockMask
 from .errors import GradientError
@@ -53,7 +53,7 @@ class Operators:
         torch.library.register_fake(name, _fake_attend, lib=self._library)
         torch.library.register_fake(backward_name, _fake_attend_backward, lib=self._library)
         torch.library.register_autograd(name, self._gradients, setup_context=_set_up, lib=self._library)
-        torch.library.register_autograd(backward_name, _refuse_twice, setup_context=_ignore, lib=self._library)
+        torch.library.register_autograd(backward_name, refuse_twice, setup_context=_ignore, lib=self._library)
         packets = getattr(torch.ops, self.namespace)
         register_flop_formula(packets.attend, get_raw=True)(_flops)
         register_flop_formula(packets.attend_backward, get_raw=True)(_backward_flops)
@@ -202,13 +202,6 @@ def _set_up(ctx: Any, inputs: Values, output: Pair) -> None:
 
 def _ignore(ctx: Any, inputs: Values, output: Values) -> None:
     pass
-
-
-def _refuse_twice(ctx: Any, *grads: object) -> None:
-    raise GradientError(
-        "A gradient of attention is differentiated again, which this module's kernels do not compute. "
-        "Leave create_graph=True away."
-    )
 
 
 def is_watched(tensors: Sequence[object]) -> bool:
