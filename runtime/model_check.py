@@ -20,10 +20,12 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from .errors import InputTypeError, UnsupportedInputError
+from .gate import FACTOR
+from .gradient_check import TENSOR_FACTOR
 from .sdpa import ScaledDotProductAttention, autocast, torch_sdpa
 
-OUTPUT_FACTOR, GRADIENT_FACTOR = 2.0, 3.0
-"""How many times torch's own error ours may be: as kernels are judged (gate.py, gradient_check.py)."""
+OUTPUT_FACTOR, GRADIENT_FACTOR = FACTOR, TENSOR_FACTOR
+"""How many times torch's own error ours may be: as kernels are judged."""
 
 FEW = 64
 """Tensors of fewer elements may be right by luck: there torch's error counts as no less than one rounding."""
