@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any
 
@@ -20,12 +20,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from .errors import InputTypeError, UnsupportedInputError
-from .gate import FACTOR
-from .gradient_check import TENSOR_FACTOR
+from .model_report import GRADIENT_FACTOR, OUTPUT_FACTOR, Compared, Cost, ModelCheck
 from .sdpa import ScaledDotProductAttention, autocast, torch_sdpa
-
-OUTPUT_FACTOR, GRADIENT_FACTOR = FACTOR, TENSOR_FACTOR
-"""How many times torch's own error ours may be: as kernels are judged."""
 
 FEW = 64
 """Tensors of fewer elements may be right by luck: there torch's error counts as no less than one rounding."""
@@ -33,106 +29,7 @@ FEW = 64
 SLACK = 2.0**-20
 """Times the largest element: what every limit has besides, a few roundings of float32."""
 
-SHOWN = 8  # tensors that the text names
-
 Loss = Callable[[Any], torch.Tensor]  # Any: what the model returns
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Compared:
-    """Largest errors of one tensor against float64, with kernels and with torch's attention."""
-
-    name: str
-    kind: str
-    ours: float
-    torch: float
-    largest: float
-    limit: float
-
-    @property
-    def passed(self) -> bool:
-        return self.ours <= self.limit  # False for NaN
-
-    @property
-    def ratio(self) -> float:
-        """Of the error to what it may be; NaN counts as worst."""
-        if self.ours != self.ours:
-            return float("inf")
-        return self.ours / self.limit if self.limit else 0.0 if self.ours == 0 else float("inf")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
-    """What one run of the model took.
-
-    Attributes:
-        seconds: wall time of forward and backward, the median of `repeats` runs.
-        peak_bytes: most memory at once above what was held before, on a GPU; None on the CPU.
-        label: `measured`, or why the time says nothing.
-    """
-
-    seconds: float
-    peak_bytes: int | None
-    label: str
-    repeats: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelCheck:
-    """What `check_model` found; `str()` is a report, `to_dict()` plain data."""
-
-    model: str
-    device: str
-    dtype: str
-    num_calls: int
-    num_swapped: int
-    fallbacks: Mapping[str, int]
-    compared: Sequence[Compared]
-    before: Cost
-    after: Cost
-    output_factor: float = OUTPUT_FACTOR
-    gradient_factor: float = GRADIENT_FACTOR
-
-    @property
-    def passed(self) -> bool:
-        """Whether kernels ran at all, and every output and gradient is near enough to float64."""
-        return self.num_swapped > 0 and all(one.passed for one in self.compared)
-
-    def to_dict(self) -> dict[str, object]:
-        """Return plain data, which `json` takes."""
-        found: dict[str, object] = {"passed": self.passed, **asdict(self)}
-        return {**found, "compared": [{**asdict(one), "passed": one.passed} for one in self.compared]}
-
-    def __str__(self) -> str:
-        calls = f"{self.num_calls} calls of attention: {self.num_swapped} by kernels"
-        lines = [
-            f"{self.model} on {self.device}, {self.dtype}",
-            f"{calls}, {self.num_calls - self.num_swapped} by torch",
-        ]
-        lines += [f"  {count} x {reason.splitlines()[0]}" for reason, count in self.fallbacks.items()]
-        if not self.num_calls:
-            lines.append("  (none was seen: a compiled model hides them, as do layers that call other functions)")
-        lines += ["", "largest error against float64       ours     torch     limit"]
-        for kind in ("call", "output", "gradient"):
-            found = sorted((one for one in self.compared if one.kind == kind), key=lambda one: -one.ratio)
-            for one in found[:SHOWN]:
-                verdict = "" if one.passed else "  FAILS"
-                name = f"{kind} {one.name}"
-                lines.append(f"{name:<30}{one.ours:>10.2e}{one.torch:>10.2e}{one.limit:>10.2e}{verdict}")
-            if len(found) > SHOWN:
-                lines.append(f"  and {len(found) - SHOWN} {kind}s nearer to it")
-        lines += ["", f"with torch    {_cost(self.before)}", f"with kernels  {_cost(self.after)}", ""]
-        gate = (
-            f"outputs within {self.output_factor:g}x, gradients within {self.gradient_factor:g}x of torch's own error"
-        )
-        return "\n".join([*lines, f"{'passed' if self.passed else 'FAILED'}: {gate}"])
-
-    __repr__ = __str__
-
-
-def _cost(cost: Cost) -> str:
-    memory = "memory not measured" if cost.peak_bytes is None else f"{cost.peak_bytes / 2**20:,.1f} MiB at most"
-    return f"{cost.seconds * 1e3:,.1f} ms, {memory} ({cost.label})"
 
 
 @dataclass(slots=True)

@@ -19,7 +19,7 @@ from .sdpa import ScaledDotProductAttention
 from .support import Explanation, device_key, explain, support
 
 if TYPE_CHECKING:
-    from .model_check import ModelCheck
+    from .model_report import ModelCheck
 
 
 class DispatchModule:

@@ -20,7 +20,7 @@ from ._runtime.errors import (
     TableError,
     UnsupportedInputError,
 )
-from ._runtime.model_check import ModelCheck
+from ._runtime.model_report import ModelCheck
 from ._runtime.module import DispatchModule
 from ._runtime.support import Explanation
 

@@ -14,7 +14,8 @@ from fake_kernel import compute, inputs_and_out
 from torch.nn.functional import scaled_dot_product_attention
 
 from conftest import Loaded
-from kernelwright.runtime.model_check import FEW, Compared, _compare
+from kernelwright.runtime.model_check import FEW, _compare
+from kernelwright.runtime.model_report import Compared
 
 
 @pytest.fixture
