@@ -19,6 +19,7 @@ SCHEMA = 1
 TABLE_FILE = "table.json"
 LABELS = ("hand", "modelled", "measured")
 ImageKind = Literal["cubin", "ptx"]
+WARP_SIZE = 32
 NO_BOUND = 2**63 - 1
 
 
@@ -174,7 +175,7 @@ def _read_kernel(name: str, node: Node, operations: Mapping[str, Binding], folde
         problem=problem,
         schedule=members["schedule"].plain_mapping(),
         entry=members["entry"].text(),
-        threads=members["threads"].integer(1, 1024),
+        threads=_read_threads(members),
         smem_bytes=members["smem_bytes"].integer(0, 2**31 - 1),
         constants=_read_constants(members, binding),
         registers=members["registers"].integer(),
@@ -192,6 +193,16 @@ def _read_constants(members: Mapping[str, Node], binding: Binding) -> dict[str, 
         if schedule.get(key, value) != value:
             raise members[key].fault(f"is {value}, and {schedule[key]!r} in the schedule. Build the table again")
     return constants
+
+
+def _read_threads(members: Mapping[str, Node]) -> int:
+    """A block of other threads than the kernel's code divides its work by leaves some of it undone, without a word."""
+    threads, num_warps = members["threads"].integer(1, 1024), members["schedule"].plain_mapping().get("num_warps")
+    if isinstance(num_warps, int) and threads != WARP_SIZE * num_warps:
+        raise members["threads"].fault(
+            f"is {threads}, and num_warps {num_warps} in the schedule. Build the table again"
+        )
+    return threads
 
 
 def _read_problem(node: Node, binding: Binding) -> dict[str, object]:

@@ -45,6 +45,11 @@ FAULTS = {
     "constant below zero": ("kernels/K/block_m", -1, r"block_m must be from 0 to"),
     "bool for a number": ("kernels/K/threads", True, r"threads must be an integer, got true"),
     "threads": ("kernels/K/threads", 2048, r"threads must be from 1 to 1024, got 2048"),
+    "threads of other warps": (
+        "kernels/K/schedule/num_warps",
+        2,
+        r"K\.threads is 128, and num_warps 2 in the schedule",
+    ),
     "problem field": ("kernels/K/problem/softcap", 1.0, r"\$\.kernels\.K\.problem\.softcap is not known"),
     "problem dtype": ("kernels/K/problem/dtype", "fp8", r"dtype must be one of fp16, bf16"),
     "flag of text": ("kernels/K/problem/is_causal", "no", r"is_causal must be true or false"),
