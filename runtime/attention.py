@@ -18,7 +18,7 @@ import torch
 from .devices import CPU_KEY, DeviceKey
 from .engine import Engine
 from .errors import EmulationWarning, InputTypeError, KernelError, TableError, UnsupportedInputError
-from .inputs import ALIGNMENT, Request, calls_of, check, describe, hulls_meet, is_conforming, is_transformed
+from .inputs import ALIGNMENT, Request, calls_of, check, describe, hulls_meet, is_conforming
 from .options import Options
 from .routes import FORWARD, Call, flag_bits
 
@@ -143,11 +143,6 @@ class Attention:
             raise UnsupportedInputError(
                 f"A dispatch mode turned a new tensor into a {type(written).__name__}, which a kernel cannot write. "
                 "Leave FakeTensorMode and the like before the call."
-            )
-        if is_transformed(written) or is_transformed(lse):
-            raise InputTypeError(
-                "Attention is called inside a torch.func transform (grad, vjp, jacrev), which wraps new tensors, so "
-                "that a kernel cannot write its result. Call it outside the transform, and pass the result in."
             )
         kernel, flags = self.engine.kernel_for(request.key, calls_of(request))
         lowered = request.lowered

@@ -84,6 +84,11 @@ def check(q: object, k: object, v: object, options: Options, out: object = None)
     for name, tensor in tensors.items():
         _check_memory(name, tensor)
     resolved = {name: tensor.resolve_neg() for name, tensor in tensors.items()}
+    if any(map(is_transformed, resolved.values())):
+        raise InputTypeError(
+            "Attention is called inside a torch.func transform (grad, vjp, jacrev), which wraps what is made in it, so "
+            "that a kernel cannot write its result. Call it outside the transform, and pass the result in."
+        )
     batch, seqlen_q, num_heads_q, head_dim = resolved["q"].shape
     _, seqlen_k, num_heads_kv, head_dim_v = resolved["v"].shape
     shape = CallShape(

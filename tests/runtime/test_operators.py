@@ -333,11 +333,10 @@ def test_transforms_of_torch_func_are_refused_in_words(trainable):
         torch.func.grad(lambda one: trainable.flash_attn_func(one, k, v).sum().float())(q)
     with pytest.raises(trainable.InputTypeError, match=r"torch\.func transform"):
         torch.func.vmap(trainable.flash_attn_func)(*(torch.stack([one, one]) for one in (q, k, v)))
-    for one in (q, q.detach()):  # the transform wraps no input, but what is made inside it
+    made = [one.detach() for one in (q, k, v)]
+    for inputs in (made, [made[0].clone().requires_grad_(), *made[1:]]):  # it wraps none, but what is made inside it
         with pytest.raises(trainable.InputTypeError, match=r"torch\.func transform"):
-            torch.func.grad(lambda x, one=one: trainable.flash_attn_func(one, k.detach(), v.detach()).sum() * x)(
-                torch.ones(())
-            )
+            torch.func.grad(lambda x, inputs=inputs: trainable.flash_attn_func(*inputs).sum() * x)(torch.ones(()))
     # What the transform does not hold is as anywhere else.
     seen = torch.func.vmap(lambda one: trainable.flash_attn_func(q.detach(), k.detach(), v.detach()).sum() * one)
     with warnings.catch_warnings():
