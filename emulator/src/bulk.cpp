@@ -228,7 +228,7 @@ void add_box(const TensorMap& map, const int32_t* coordinates, uint32_t shared, 
         }
         if (d >= map.rank) break;
     }
-    copy.bytes = box_bytes(map);
+    copy.bytes = static_cast<uint32_t>(box_bytes(map));
 }
 
 bool load_tensor_map(Warp& w, const Insn& i, int lane, uint64_t address, TensorMap& out) {

@@ -45,7 +45,7 @@ struct BulkCopy {
     TensorType type = TensorType::U8;
 };
 
-// A box of a tensor at `coordinates`, in shared memory from `shared` on.
+// A box of a tensor at `coordinates`, no larger than a block's shared memory, where it lies from `shared` on.
 void add_box(const TensorMap& map, const int32_t* coordinates, uint32_t shared, BulkCopy& copy);
 // The tensor map at a generic address; false: the access was reported.
 bool load_tensor_map(Warp& w, const Insn& i, int lane, uint64_t address, TensorMap& out);

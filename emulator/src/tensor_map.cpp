@@ -27,8 +27,8 @@ std::string at(const char* array, uint32_t index) { return std::string(array) + 
 
 uint32_t type_bytes(TensorType type) { return kBytes[static_cast<size_t>(type)]; }
 
-uint32_t box_bytes(const TensorMap& map) {
-    uint32_t bytes = type_bytes(map.type);
+uint64_t box_bytes(const TensorMap& map) {
+    uint64_t bytes = type_bytes(map.type);
     for (uint32_t d = 0; d < map.rank; ++d) bytes *= taken(map, d);
     return bytes;
 }

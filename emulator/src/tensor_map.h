@@ -36,7 +36,7 @@ uint32_t type_bytes(TensorType type);
 inline uint32_t taken(const TensorMap& map, uint32_t dimension) {  // elements of the box along a dimension
     return (map.box[dimension] + map.steps[dimension] - 1u) / map.steps[dimension];
 }
-uint32_t box_bytes(const TensorMap& map);
+uint64_t box_bytes(const TensorMap& map);
 
 // What cuTensorMapEncodeTiled is given.
 struct TensorMapRequest {

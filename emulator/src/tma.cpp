@@ -30,11 +30,20 @@ static bool shared_place(Warp& w, const Insn& i, int lane, uint64_t address, uin
     return false;
 }
 
+static bool fits(Warp& w, const Insn& i, int lane, const TensorMap& map) {
+    if (map.rank == i.imm) return true;
+    report(w, i, lane, "tensor_map", "gives " + std::to_string(i.imm) + " coordinates of a tensor of " + std::to_string(map.rank) + " dimensions");
+    return false;
+}
+
 static bool box_of(Warp& w, const Insn& i, int lane, const uint32_t* coordinates, uint64_t map_address, uint32_t shared, BulkCopy& copy) {
     TensorMap map;
     if (!load_tensor_map(w, i, lane, map_address, map)) return false;
-    if (map.rank != i.imm) {
-        report(w, i, lane, "tensor_map", "gives " + std::to_string(i.imm) + " coordinates of a tensor of " + std::to_string(map.rank) + " dimensions");
+    if (!fits(w, i, lane, map)) return false;
+    const uint64_t bytes = box_bytes(map);
+    if (bytes > w.block->shared_bytes) {
+        report(w, i, lane, "out_of_bounds",
+               "copies a box of " + std::to_string(bytes) + " bytes, and the block has " + std::to_string(w.block->shared_bytes) + " bytes of shared memory");
         return false;
     }
     int32_t at[kMaxTensorRank] = {};
@@ -80,8 +89,8 @@ void tensor_prefetch(Warp& w, const Insn& i, Mask m) {  // map, coordinates; off
     const uint32_t* o = w.ext + i.ext;
     for (Mask left = m; left; left &= left - 1) {
         const int l = __builtin_ctz(left);
-        BulkCopy copy;
-        box_of(w, i, l, o + 1, address_of(w, o[0], o[1 + i.imm], l), 0, copy);
+        TensorMap map;
+        if (load_tensor_map(w, i, l, address_of(w, o[0], o[1 + i.imm], l), map)) fits(w, i, l, map);
     }
 }
 

@@ -17,7 +17,7 @@ from collections import Counter
 from functools import cache
 
 import numpy as np
-from emulator_kernels import PTX, Flash, kernel
+from emulator_kernels import PTX, Flash, aligned, kernel
 
 from kernelwright import emulator as emu
 
@@ -259,6 +259,51 @@ fence.acq_rel.gpu;
 atom.acq_rel.gpu.global.add.u32 %r41, [%rd1+132], %r40;
 st.release.gpu.global.u32 [%rd3], %r10;
 """
+# TMA, bulk copies and wgmma, by a warpgroup.
+_HOPPER = """
+.shared .align 1024 .b8 tile[8192];
+.shared .align 8 .b64 bar;
+ld.param.u64 %rd1, [out];
+mov.b64 %rd2, map;
+cvta.param.u64 %rd2, %rd2;
+mov.u32 %r1, %tid.x;
+mov.u32 %r2, tile;
+mov.u32 %r3, bar;
+setp.eq.u32 %p1, %r1, 0;
+@%p1 mbarrier.init.shared::cta.b64 [%r3], 1;
+@%p1 fence.mbarrier_init.release.cluster;
+bar.sync 0;
+setmaxnreg.dec.sync.aligned.u32 128;
+elect.sync %r4|%p2, -1;
+and.b32 %r5, %r1, 31;
+@%p1 mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r3], 4352;
+@%p1 cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%r2], [%rd2, {-3, 2}], [%r3];
+@%p1 cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%r2+4096], [%rd1], 256, [%r3];
+$wait:
+mbarrier.try_wait.parity.shared::cta.b64 %p3, [%r3], 0;
+@!%p3 bra $wait;
+mad.lo.u32 %r6, %r1, 16, %r2;
+st.shared.v4.u32 [%r6+6144], {0, %r1, %r5, 0};
+fence.proxy.async;
+bar.sync 0;
+shr.u32 %r7, %r2, 4;
+cvt.u64.u32 %rd3, %r7;
+or.b64 %rd4, %rd3, 4611686293305360384;
+wgmma.fence.sync.aligned;
+wgmma.mma_async.sync.aligned.m64n8k16.f32.f16.f16 {%f1, %f2, %f3, %f4}, {%r1, %r5, %r1, %r5}, %rd4, 0, 1, 1, 0;
+wgmma.mma_async.sync.aligned.m64n8k32.s32.s8.u8 {%r20, %r21, %r22, %r23}, {%r1, %r5, %r1, %r5}, %rd4, 0;
+wgmma.commit_group.sync.aligned;
+wgmma.wait_group.sync.aligned 0;
+add.f32 %f1, %f1, %f2;
+@%p1 cp.reduce.async.bulk.global.shared::cta.bulk_group.add.u32 [%rd1], [%r2+6144], 64;
+@%p1 cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%rd2, {0, 3}], [%r2];
+@%p1 cp.async.bulk.commit_group;
+@%p1 cp.async.bulk.wait_group.read 0;
+mul.wide.u32 %rd5, %r5, 4;
+add.s64 %rd5, %rd1, %rd5;
+mov.b32 %r8, %f1;
+st.global.u32 [%rd5+128], %r20;
+"""
 
 
 @cache
@@ -267,7 +312,9 @@ def seeds() -> tuple[tuple[str, str], ...]:
     flash = [("flash_fwd", (PTX / f"{name}.ptx").read_text()) for name in ("flash_fwd", "flash_fwd_no_swizzle")]
     calls = kernel(_CALLS, before=_FUNCTIONS + ".shared .align 16 .b8 cell[16];")
     files = '.file 1 "k.cu"\n.file 2 "copy.cuh"'
-    return ("k", kernel(_BODY)), ("k", calls), ("k", kernel(_ASYNC, before=files)), *flash
+    hopper = kernel(_HOPPER, ".param .u64 out, .param .align 64 .b8 map[128]", name="hopper", sm=90)
+    hopper = hopper.replace("sm_90", "sm_90a")
+    return ("k", kernel(_BODY)), ("k", calls), ("k", kernel(_ASYNC, before=files)), ("hopper", hopper), *flash
 
 
 def mutated(number: int) -> tuple[str, str]:
@@ -318,6 +365,13 @@ def _move_line(rng: random.Random, lines: list[str]) -> None:
 _MUTATIONS = (_replace_word, _replace_word, _replace_word, _drop_modifier, _flip_byte, _drop_line, _move_line)
 
 
+def launch_hopper(module: emu.Module, **options: object) -> emu.Report:
+    """Launch the kernel `hopper` with a tensor map."""
+    tensor, out = aligned((40, 64), np.uint32), aligned((64,), np.uint32)
+    map_ = emu.TensorMap(array=tensor, box=(32, 32), swizzle=128, access="read_write")
+    return module.launch("hopper", grid=(2,), block=(128,), args=[out, map_], **options)  # type: ignore[arg-type]
+
+
 def attempt(number: int) -> str:
     """Load and launch one mutation; return what came of it."""
     name, text = mutated(number)
@@ -332,6 +386,8 @@ def attempt(number: int) -> str:
             out = np.zeros(64, np.uint32)
             grid = (1 if number % 4 else 3,)
             report = module.launch("k", grid=grid, block=(32,), args=[out], threads=2, **options)  # type: ignore[arg-type]
+        elif name == "hopper":
+            report = launch_hopper(module, **options)
         else:
             report = Flash(1, 1, 1, 64, 64).launch(module, **options)
         return "finding" if report.findings else "ran"
@@ -346,6 +402,7 @@ def main(first: int, count: int) -> None:
     """Try `count` mutations from `first` on."""
     if "libasan" not in os.environ.get("LD_PRELOAD", ""):  # which reserves terabytes of addresses (scripts/sanitize)
         resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE_BYTES, _ADDRESS_SPACE_BYTES))
+    emu.configure(sm=90)
     seen: Counter[str] = Counter()
     for number in range(first, first + count):
         print(number, flush=True)

@@ -22,6 +22,19 @@ def test_what_is_broken_is_right_before(number):
         module.launch("k", grid=(1,), block=(32,), args=[aligned((64,), np.uint32)], seed=seed)
 
 
+def test_what_is_broken_of_hopper_is_right_before():
+    text = next(text for name, text in fuzz_ptx.seeds() if name == "hopper")
+    emu.configure(sm=90)
+    try:
+        for seed in range(3):
+            report = fuzz_ptx.launch_hopper(emu.load(text), seed=seed, registers=168, on_finding="collect")
+            assert {one.kind for one in report.findings} <= {
+                "global_race"
+            }  # both blocks add to `out` and store to the map
+    finally:
+        emu.configure(sm=80)
+
+
 @pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_broken_text_never_ends_the_process(count):
     script = Path(__file__).with_name("fuzz_ptx.py")

@@ -80,3 +80,29 @@ def test_every_mutant_can_be_loaded_and_run():
     body = "mov.u32 %r1, 0;\nsetp.eq.u32 %p1, %r1, 0;\n" + TEXT.replace("bar.sync 0, 64", "bar.sync 0, 32")
     for mutant in sync_mutants(kernel(body, "")):
         run(mutant.ptx, [], checks="none")
+
+
+ASYNC = """{
+    fence.mbarrier_init.release.cluster;
+    @%p1 fence.proxy.async.shared::cta;
+    wgmma.fence.sync.aligned;
+    wgmma.commit_group.sync.aligned;
+    wgmma.wait_group.sync.aligned 1;
+    @%p1 cp.async.bulk.commit_group;
+    @%p1 cp.async.bulk.wait_group.read 0;
+    mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r1], 64;
+    fence.acq_rel.gpu;
+}"""
+
+
+def test_fences_and_groups_of_the_async_proxy_are_mutated():
+    found = [(one.sync.line, one.sync.kind, one.change) for one in sync_mutants(ASYNC)]
+    assert found == [
+        (2, "fence", "deleted"), (3, "fence", "deleted"), (4, "fence", "deleted"), (5, "group_commit", "deleted"),
+        (6, "group_wait", "deleted"), (6, "group_wait", "weakened"), (7, "group_commit", "deleted"),
+        (8, "group_wait", "deleted"), (8, "group_wait", "weakened"), (9, "phase_arrive", "deleted"),
+    ]  # fmt: skip
+    weakened = [
+        one.ptx.split("\n")[one.sync.line - 1].strip() for one in sync_mutants(ASYNC) if one.change == "weakened"
+    ]
+    assert weakened == ["wgmma.wait_group.sync.aligned 2;", "@%p1 cp.async.bulk.wait_group.read 1;"]

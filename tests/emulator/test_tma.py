@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from emulator_kernels import aligned
+from second_opinion.hopper_layouts import box_of, swizzled
 
 from kernelwright import emulator as emu
 from kernelwright.emulator.launch import driver
@@ -232,26 +233,6 @@ def test_reductions_combine_with_what_is_there(form, dtype, op):
 # ------------------------------------------------------------------------------------------ boxes of tensors
 
 
-def box_of(tensor: np.ndarray, corner: tuple[int, ...], box: tuple[int, ...], steps: tuple[int, ...]) -> np.ndarray:
-    """The box of a tensor, zero outside of it; everything outermost first."""
-    counts = [-(-size // step) for size, step in zip(box, steps, strict=True)]
-    out = np.zeros(counts, tensor.dtype)
-    for at in np.ndindex(*counts):
-        place = tuple(c + i * s for c, i, s in zip(corner, at, steps, strict=True))
-        if all(0 <= p < n for p, n in zip(place, tensor.shape, strict=True)):
-            out[at] = tensor[place]
-    return out
-
-
-def swizzled(data: np.ndarray, span: int, base: int = 0) -> np.ndarray:
-    """Bytes as they lie in shared memory from `base` on, by the ISA's permutation of 16-byte chunks."""
-    flat = data.reshape(-1).view(np.uint8)
-    out = np.zeros_like(flat)
-    address = np.arange(flat.size) + base
-    out[(address ^ (address >> 7 & max(span // 16 - 1, 0)) << 4) - base] = flat
-    return out
-
-
 def load_of(rank: int, corner: tuple[int, ...], nbytes: int, base: int = 0) -> str:
     at = ", ".join(str(c) for c in reversed(corner))
     return (
@@ -362,6 +343,13 @@ def test_what_is_no_tensor_map_is_found():
     map_ = emu.TensorMap(array=some(40, 64), box=(16, 32))
     assert "no multiple of 64" in finding(body.replace("[%rd2,", "[%rd2+8,"), "tensor_map", map_=map_)
     finding(body.replace("[%r2+0]", "[%r2+64]"), "misaligned", map_=map_)
+
+
+def test_a_box_larger_than_shared_memory_is_found_before_it_is_copied():
+    map_ = emu.TensorMap(
+        array=some(40, 64), box=(256, 256, 256, 256, 64), shape=(1, 1, 1, 40, 64), strides=(0, 0, 0, 256)
+    )
+    assert "copies a box of 1099511627776 bytes" in finding(load_of(5, (0,) * 5, 1024), "out_of_bounds", map_=map_)
 
 
 def test_a_map_over_more_than_the_array_is_out_of_bounds_where_the_box_goes_there():
