@@ -104,6 +104,7 @@ void KernelDecoder::bulk(Parts parts) {
         for (const auto& [name, value] : kOps)
             if (take(parts, name)) op = value;
         if (op == BulkOp::Copy) unknown();
+        kernel_->may_wait = true;  // as other atomics: its blocks run on one host thread
         if (!tensor) {
             const bool rounds = !take(parts, "noftz");
             static const std::pair<std::string_view, TensorType> kTypes[] = {

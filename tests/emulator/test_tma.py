@@ -230,6 +230,16 @@ def test_reductions_combine_with_what_is_there(form, dtype, op):
     assert (out[half:] == op(before[half:], before[:half])).all()
 
 
+def test_blocks_may_add_to_one_place():
+    # Each spins for long enough that the blocks would be worth several host threads.
+    spin = "mov.u32 %r30, 0;\n$spin:\nadd.u32 %r30, %r30, 1; setp.lt.u32 %p3, %r30, 2000;\n@%p3 bra $spin;\n"
+    store = STORE.replace("cp.async", "cp.reduce.async").replace("bulk_group", "bulk_group.add.u32")
+    text = HEAD.format(body=WRITE + spin + FENCE + store + COMMIT + WAITED, smem=8192)
+    out = aligned((128,), np.uint32)
+    report = emu.load(text).launch("k", grid=(24,), block=(64,), args=[out, bytes(128)], threads=4)
+    assert report.findings == [] and out[:64].tolist() == [24 * n for n in range(64)]
+
+
 # ------------------------------------------------------------------------------------------ boxes of tensors
 
 
