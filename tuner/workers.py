@@ -62,6 +62,7 @@ class WorkerProcesses(Executor):
         self._lost = 0  # in a row
         self._given_up = ""
         self._closing = False
+        self._killed = False  # for good: what starts now is killed too
         atexit.register(self._kill_all)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -88,6 +89,8 @@ class WorkerProcesses(Executor):
                 job = self._jobs.get()
                 if job is not None:
                     job.future.cancel()
+            with self._lock:
+                self._killed = True
             self._kill_all()
         for _ in self._threads:
             self._jobs.put(None)
@@ -145,6 +148,9 @@ class WorkerProcesses(Executor):
             raise DeviceGivenUpError(self._given_up) from error
         with self._lock:
             self._workers.add(worker)
+            is_late = self._killed
+        if is_late:
+            worker.strike()
         if probe and self._probe is not None:
             try:
                 worker.do(self._probe, (), {})

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import Executor, Future, wait
 from dataclasses import replace
@@ -19,7 +20,7 @@ from tuner_fakes import FakeCompiler, FakeScorer, FakeVerifier, judge_all, make_
 from kernelwright.gen.devices import reference_device
 from kernelwright.tuner import scheduler
 from kernelwright.tuner.errors import DeviceGivenUpError
-from kernelwright.tuner.isolation import Limits, WorkerLostError
+from kernelwright.tuner.isolation import Limits, WorkerLostError, WorkerProcess
 from kernelwright.tuner.records import read_store
 from kernelwright.tuner.store import SUFFIX
 from kernelwright.tuner.work import InPlaceExecutor, Work
@@ -129,6 +130,24 @@ def test_ctrl_c_and_shutdown_leave_no_process(workers):
     assert not any(map(is_alive, pids)) and any(one.cancelled() for one in waiting)
     with pytest.raises(RuntimeError, match="shut down"):
         pool.submit(os.getpid)
+
+
+def test_a_worker_that_starts_while_the_others_are_killed_is_killed_too(workers, monkeypatch):
+    starting, may_start = threading.Event(), threading.Event()
+
+    class SlowToStart(WorkerProcess):
+        def __init__(self, limits):
+            starting.set()
+            may_start.wait(30)
+            super().__init__(limits)
+
+    monkeypatch.setattr("kernelwright.tuner.workers.WorkerProcess", SlowToStart)
+    pool = workers()
+    future = pool.submit(jobs.hang)
+    assert starting.wait(30)
+    threading.Timer(0.3, may_start.set).start()
+    pool.shutdown(cancel_futures=True)
+    assert isinstance(future.exception(timeout=0), WorkerLostError)
 
 
 def test_no_orphan_stays_when_the_tuner_is_killed():
