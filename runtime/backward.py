@@ -15,9 +15,9 @@ import torch
 
 from .attention import FLAGS, Attention
 from .block_mask import BlockMask
-from .devices import CPU_KEY, DeviceKey
+from .devices import DeviceKey
 from .errors import GradientError
-from .inputs import DTYPES, Request, conforming, is_conforming, is_transformed
+from .inputs import DTYPES, Request, conforming, is_conforming, is_transformed, key_of
 from .options import Options
 from .routes import BACKWARD, CONVERT, DELTA, QUERY_GRADIENT, Call
 
@@ -156,7 +156,7 @@ class Backward:
         if plan.is_empty or known in engine.trainable:
             return
         for operation in operations:
-            engine.kernel_for(_key(saved.q), calls_of_step(operation, plan, saved.q, saved.v))
+            engine.kernel_for(key_of(saved.q.device), calls_of_step(operation, plan, saved.q, saved.v))
             missing = "dbias" not in engine.served(operation).tensors
             if operation == BACKWARD and wanted.bias and missing:
                 raise GradientError("bias requires a gradient, which this module's kernels do not compute. Detach it.")
@@ -244,7 +244,7 @@ class Backward:
 
         def calls() -> tuple[DeviceKey, list[Call]]:
             _check_saved(saved)
-            return _key(saved.q), calls_of_step(operation, plan, saved.q, saved.v)
+            return key_of(saved.q.device), calls_of_step(operation, plan, saved.q, saved.v)
 
         self._attention.launch_step(
             operation,
@@ -287,10 +287,6 @@ def _check_saved(saved: Saved) -> None:
         f"What was saved for the backward pass is no longer what the forward pass had: {found}. A .data was replaced, "
         "a storage freed, or a hook on saved tensors gave back something else. Leave q, k and v alone until backward()."
     )
-
-
-def _key(tensor: torch.Tensor) -> DeviceKey:
-    return CPU_KEY if tensor.device.type == "cpu" else DeviceKey(type="cuda", index=tensor.device.index)
 
 
 def calls_of_step(operation: str, plan: Plan, q: torch.Tensor, v: torch.Tensor) -> list[Call]:

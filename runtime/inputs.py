@@ -214,11 +214,14 @@ def _device_of(tensors: dict[str, torch.Tensor]) -> DeviceKey:
     if any(device != first for device in devices.values()):
         found = ", ".join(f"{name} on {device}" for name, device in devices.items())
         raise UnsupportedInputError(f"q, k and v must be on one device, got {found}. Move them with .to(device).")
-    if first.type == "cpu":
-        return CPU_KEY
-    if first.type == "cuda":
-        return DeviceKey(type="cuda", index=first.index)
-    raise UnsupportedInputError(f"q, k and v are on {first}; cuda devices and the CPU (emulated) are supported.")
+    if first.type not in _DEVICE_CODES:
+        raise UnsupportedInputError(f"q, k and v are on {first}; cuda devices and the CPU (emulated) are supported.")
+    return key_of(first)
+
+
+def key_of(device: torch.device) -> DeviceKey:
+    """Return the key of the device of a tensor that a kernel takes: a GPU or the CPU."""
+    return CPU_KEY if device.type == "cpu" else DeviceKey(type="cuda", index=device.index)
 
 
 def _dtype_of(tensors: dict[str, torch.Tensor]) -> str:

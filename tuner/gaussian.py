@@ -113,9 +113,8 @@ def expectation(
     both = np.concatenate([known, pending])
     apart = distances.between(both, both).astype(np.float64)
     count = len(known)
-    likelihoods = [_fit(apart[:count, :count], values, rate)[0] for rate in _RATES]
-    rate = _RATES[int(np.argmax(likelihoods))]
-    _, whitened = _fit(apart[:count, :count], values, rate)
+    fits = [(rate, *_fit(apart[:count, :count], values, rate)) for rate in _RATES]
+    rate, _, whitened = max(fits, key=lambda fit: fit[1])
     root = _root(apart, rate).astype(np.float32)  # that of the known points is its upper left part
     weights = np.linalg.solve(root, np.exp(-rate * distances.between(both, candidates)))
     return Expectation(
